@@ -1,0 +1,271 @@
+//! How a program ended: pure data, and the pure function that decides.
+
+use std::fmt;
+use std::process::ExitStatus;
+use std::time::Duration;
+
+/// A signal (signal(7)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Signal(u32);
+
+macro_rules! signals {
+    ($($(#[$doc:meta])* $name:ident = $number:literal,)*) => {
+        impl Signal {
+            $($(#[$doc])* pub const $name: Signal = Signal($number);)*
+
+            fn name(self) -> Option<&'static str> {
+                match self { $(Signal::$name => Some(concat!("SIG", stringify!($name))),)* _ => None }
+            }
+        }
+    };
+}
+
+// The numbers of x86, arm and riscv.
+signals! {
+    /// Hang-up.
+    HUP = 1,
+    /// Interrupt from the keyboard.
+    INT = 2,
+    /// Quit from the keyboard.
+    QUIT = 3,
+    /// Illegal instruction.
+    ILL = 4,
+    /// Breakpoint.
+    TRAP = 5,
+    /// abort(3).
+    ABRT = 6,
+    /// Bus error.
+    BUS = 7,
+    /// Arithmetic.
+    FPE = 8,
+    /// Killed: it cannot be caught.
+    KILL = 9,
+    /// For the program's own use.
+    USR1 = 10,
+    /// Invalid memory reference.
+    SEGV = 11,
+    /// For the program's own use.
+    USR2 = 12,
+    /// A pipe without a reader.
+    PIPE = 13,
+    /// alarm(2).
+    ALRM = 14,
+    /// A polite end.
+    TERM = 15,
+    /// A child has ended or stopped.
+    CHLD = 17,
+    /// Go on.
+    CONT = 18,
+    /// Stop: it cannot be caught.
+    STOP = 19,
+    /// Stop from the terminal.
+    TSTP = 20,
+    /// A window's size has changed.
+    WINCH = 28,
+    /// `RLIMIT_CPU` is used up.
+    XCPU = 24,
+    /// `RLIMIT_FSIZE` is used up.
+    XFSZ = 25,
+    /// A bad system call; seccomp's.
+    SYS = 31,
+}
+
+impl Signal {
+    /// The signal of this number, if there can be one (1 to 64).
+    pub fn from_number(number: u32) -> Option<Signal> {
+        (1..=64).contains(&number).then_some(Signal(number))
+    }
+
+    /// Its number.
+    pub fn number(self) -> u32 {
+        self.0
+    }
+}
+
+impl fmt::Display for Signal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.name() {
+            Some(name) => f.write_str(name),
+            None => write!(f, "signal {}", self.0),
+        }
+    }
+}
+
+/// A limit that a program can run into.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Limit {
+    /// Memory, of the whole tree.
+    Memory,
+    /// CPU time; as [`Resource::Cpu`](crate::Resource::Cpu), of one process.
+    CpuTime,
+    /// Time by the clock on the wall ([`wall_time_limit`](crate::Sandbox::wall_time_limit)).
+    WallTime,
+    /// Bytes on stdout and stderr together ([`output_limit`](crate::Sandbox::output_limit)).
+    Output,
+    /// Number of processes.
+    Pids,
+    /// Bytes in one file ([`Resource::FileSize`](crate::Resource::FileSize)).
+    FileSize,
+}
+
+/// Who ended a program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum KilledBy {
+    /// The host program, by [`Child::kill`](crate::Child::kill).
+    Host,
+}
+
+/// What became of a program, with what it is concluded from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Verdict {
+    /// It ended by itself, with this code.
+    Exited(i32),
+    /// A signal ended it, and none of the limits did.
+    Signaled(Signal),
+    /// It ran into a limit.
+    LimitExceeded(Limit),
+    /// It was ended from outside.
+    Killed(KilledBy),
+}
+
+/// What a run cost. `None` is: the kernel cannot tell here.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Usage {
+    /// From the exec to the end (or to now), by CLOCK_MONOTONIC.
+    pub wall: Duration,
+    /// CPU time in user mode: the `rusage` of all that the agent reaped (wait4(2)); live, of the program and of those of
+    /// its children that it has waited for (`/proc/PID/stat`).
+    pub cpu_user: Duration,
+    /// CPU time in the kernel; source as for `cpu_user`.
+    pub cpu_system: Duration,
+    /// Bytes of memory in use. Live only: the program's resident set (`/proc/PID/statm`).
+    pub memory_current: Option<u64>,
+    /// Largest resident set that one of the processes had (`ru_maxrss`), in bytes; known at the end. It is not the peak of
+    /// the whole tree.
+    pub memory_peak: Option<u64>,
+    /// Bytes read from block devices (`ru_inblock`); known at the end.
+    pub io_read_bytes: Option<u64>,
+    /// Bytes written to block devices (`ru_oublock`); known at the end.
+    pub io_write_bytes: Option<u64>,
+}
+
+impl Usage {
+    /// CPU time in all.
+    pub fn cpu(&self) -> Duration {
+        self.cpu_user + self.cpu_system
+    }
+}
+
+/// How a program ended.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Outcome {
+    /// As `wait4(2)` gave it to the agent.
+    pub status: ExitStatus,
+    /// What it means.
+    pub verdict: Verdict,
+    /// What it cost.
+    pub usage: Usage,
+}
+
+impl Outcome {
+    /// It exited by itself, with code 0.
+    pub fn success(&self) -> bool {
+        self.verdict == Verdict::Exited(0)
+    }
+
+    /// The code, if it exited by itself.
+    pub fn code(&self) -> Option<i32> {
+        match self.verdict {
+            Verdict::Exited(code) => Some(code),
+            _ => None,
+        }
+    }
+}
+
+/// What is known of an end.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Evidence {
+    /// The raw status of `wait4(2)`.
+    pub status: i32,
+    /// The agent ended it since its time was over.
+    pub wall_time_over: bool,
+    /// More was written than may be.
+    pub output_exceeded: bool,
+    /// The host said that it be ended.
+    pub killed_by_host: bool,
+    /// The `RLIMIT_CPU` that was set.
+    pub cpu_limit: Option<Duration>,
+    /// CPU time used.
+    pub cpu: Duration,
+    /// An `RLIMIT_FSIZE` was set.
+    pub file_size_limited: bool,
+}
+
+/// Decides what an end means. The first that holds counts:
+///
+/// 1. it wrote more than it may: [`Limit::Output`];
+/// 2. its time was over while it still ran: [`Limit::WallTime`];
+/// 3. the host ended it: [`KilledBy::Host`];
+/// 4. SIGXCPU or SIGKILL, with an `RLIMIT_CPU` set and that much CPU time used: [`Limit::CpuTime`];
+/// 5. SIGXFSZ, with an `RLIMIT_FSIZE` set: [`Limit::FileSize`];
+/// 6. any signal: [`Verdict::Signaled`];
+/// 7. its own code: [`Verdict::Exited`].
+pub fn judge(evidence: &Evidence) -> Verdict {
+    let signal = u32::try_from(evidence.status & 0x7f).ok().and_then(Signal::from_number);
+    let out_of_cpu = || evidence.cpu_limit.is_some_and(|limit| evidence.cpu >= limit);
+    match signal {
+        _ if evidence.output_exceeded => Verdict::LimitExceeded(Limit::Output),
+        _ if evidence.wall_time_over => Verdict::LimitExceeded(Limit::WallTime),
+        _ if evidence.killed_by_host => Verdict::Killed(KilledBy::Host),
+        Some(Signal::XCPU | Signal::KILL) if out_of_cpu() => Verdict::LimitExceeded(Limit::CpuTime),
+        Some(Signal::XFSZ) if evidence.file_size_limited => Verdict::LimitExceeded(Limit::FileSize),
+        Some(signal) => Verdict::Signaled(signal),
+        None => Verdict::Exited(evidence.status >> 8 & 0xff),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn precedence() {
+        let second = Duration::from_secs(1);
+        let killed = Evidence { status: 9, ..Evidence::default() };
+        let table = [
+            (Evidence::default(), Verdict::Exited(0)),
+            (Evidence { status: 3 << 8, ..Evidence::default() }, Verdict::Exited(3)),
+            (Evidence { status: 255 << 8, ..Evidence::default() }, Verdict::Exited(255)),
+            (Evidence { status: 11, ..Evidence::default() }, Verdict::Signaled(Signal::SEGV)),
+            // With a core dump.
+            (Evidence { status: 0x80 | 6, ..Evidence::default() }, Verdict::Signaled(Signal::ABRT)),
+            (killed, Verdict::Signaled(Signal::KILL)),
+            (Evidence { killed_by_host: true, ..killed }, Verdict::Killed(KilledBy::Host)),
+            (
+                Evidence { killed_by_host: true, wall_time_over: true, ..killed },
+                Verdict::LimitExceeded(Limit::WallTime),
+            ),
+            (Evidence { output_exceeded: true, wall_time_over: true, ..killed }, Verdict::LimitExceeded(Limit::Output)),
+            (Evidence { cpu_limit: Some(second), cpu: second, ..killed }, Verdict::LimitExceeded(Limit::CpuTime)),
+            (Evidence { cpu_limit: Some(second), cpu: second / 2, ..killed }, Verdict::Signaled(Signal::KILL)),
+            // It raised the signal itself.
+            (Evidence { status: 24, ..Evidence::default() }, Verdict::Signaled(Signal::XCPU)),
+            (Evidence { status: 25, ..Evidence::default() }, Verdict::Signaled(Signal::XFSZ)),
+            (
+                Evidence { status: 25, file_size_limited: true, ..Evidence::default() },
+                Verdict::LimitExceeded(Limit::FileSize),
+            ),
+            // It used its CPU time up, and exited all the same.
+            (Evidence { cpu_limit: Some(second), cpu: second, ..Evidence::default() }, Verdict::Exited(0)),
+        ];
+        for (evidence, verdict) in table {
+            assert_eq!(judge(&evidence), verdict, "{evidence:?}");
+        }
+    }
+}

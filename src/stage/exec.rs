@@ -1,0 +1,205 @@
+//! Process B: from the agent's fork to the program.
+//!
+//! The order matters: what needs a capability comes before the ids change, and what limits the process comes late enough
+//! not to hinder the set-up itself. It stays non-dumpable and keeps its permitted capabilities until the exec takes them
+//! away, so that a payload of the same uid that is already inside cannot trace it.
+
+use core::ffi::CStr;
+
+use super::enter::{At, Failed, Received};
+use super::plan::{Failure, Launch, Plan, Sink, Step, Wire, flag, launch as launch_flag};
+use super::setup;
+use super::sys::{self, AT_FDCWD, Errno, Fd, Pointers};
+
+/// In place of a step: the next thing is the exec.
+pub const ANNOUNCE: u32 = u32::MAX;
+
+/// What the process is given.
+pub struct Entry<'a> {
+    pub received: &'a Received,
+    pub launch: &'a Launch<'static>,
+    /// Where to say what failed.
+    pub report: Fd,
+    /// The slave of a terminal that the agent has opened.
+    pub terminal: Option<Fd>,
+    /// The environment is still to be made: this process is PID 1.
+    pub set_up: bool,
+}
+
+struct Record {
+    bytes: [u8; 12],
+    len: usize,
+}
+
+impl Sink for Record {
+    fn put(&mut self, bytes: &[u8]) {
+        if let Some(place) = self.bytes.get_mut(self.len..self.len + bytes.len()) {
+            place.copy_from_slice(bytes);
+            self.len += bytes.len();
+        }
+    }
+}
+
+fn say(report: Fd, failure: &Failure) {
+    let mut record = Record { bytes: [0; 12], len: 0 };
+    failure.encode(&mut record);
+    let _ = sys::write(report, &record.bytes);
+}
+
+/// Never returns: the program takes over, or the process ends.
+pub fn run(entry: &Entry<'_>) -> ! {
+    let mut report = entry.report;
+    if let Err(failed) = steps(entry, &mut report) {
+        say(report, &Failure { step: failed.step as u32, index: failed.index, errno: failed.errno.0 });
+    }
+    sys::exit(1)
+}
+
+fn steps(entry: &Entry<'_>, report: &mut Fd) -> Result<(), Failed> {
+    let (plan, launch) = (&entry.received.plan, entry.launch);
+    let mut terminal = entry.terminal;
+    if entry.set_up {
+        let environment = setup::run(plan, entry.received.tree_fds)?;
+        setup::confine(plan)?;
+        if let (Some(devpts), true) = (environment.devpts, launch.flags & launch_flag::OPEN_TERMINAL != 0) {
+            // The master would have to come out of here: a host's terminal is handed in instead.
+            let _ = devpts;
+            terminal = None;
+        }
+    }
+    sys::setsid().at(Step::Session)?;
+    if plan.flags & flag::CGROUP_NS != 0 {
+        sys::unshare(sys::CLONE_NEWCGROUP).at(Step::CgroupNamespace)?;
+    }
+    if !plan.chroot.is_empty() {
+        sys::chroot(plan.chroot).at(Step::Chroot)?;
+        sys::chdir(c"/").at(Step::Chroot)?;
+    }
+    place_descriptors(entry, terminal, report)?;
+    if launch.flags & launch_flag::TERMINAL != 0 {
+        sys::take_terminal().at(Step::Terminal)?;
+    }
+    directory(plan, launch).at(Step::WorkingDirectory)?;
+    if let Some([soft, hard]) = entry.received.nofile {
+        sys::set_rlimit(sys::RLIMIT_NOFILE, soft, hard).at(Step::Rlimit)?;
+    }
+    for (index, limit) in plan.rlimits.iter().enumerate() {
+        sys::set_rlimit(limit.resource, limit.value, limit.value).at_index(Step::Rlimit, index as u32)?;
+    }
+    ids(plan)?;
+    capabilities(plan).at(Step::Capabilities)?;
+    sys::block_signals(false).at(Step::Exec)?;
+    execute(launch, *report)
+}
+
+fn ids(plan: &Plan<'static>) -> Result<(), Failed> {
+    if plan.flags & flag::SET_GROUPS != 0 {
+        let mut groups = [0u32; 1024];
+        for (slot, group) in groups.iter_mut().zip(plan.groups.iter()) {
+            *slot = group;
+        }
+        let groups = groups.get(..plan.groups.len() as usize).ok_or(Errno::INVAL).at(Step::Groups)?;
+        sys::setgroups(groups).at(Step::Groups)?;
+    }
+    if plan.flags & flag::SET_IDS != 0 {
+        sys::prctl(sys::PR_SET_KEEPCAPS, 1, 0).at(Step::Ids)?;
+        sys::setresgid(plan.gid).at(Step::Ids)?;
+        sys::setresuid(plan.uid).at(Step::Ids)?;
+        sys::prctl(sys::PR_SET_DUMPABLE, 0, 0).at(Step::Ids)?;
+    }
+    Ok(())
+}
+
+fn capabilities(plan: &Plan<'static>) -> sys::Result<()> {
+    if plan.flags & flag::BOUNDING_SET == 0 {
+        // The bounding set could not be cut. With no_new_privs an exec gives nothing that is not permitted before it.
+        let permitted = sys::permitted()? & plan.keep;
+        sys::capset(permitted, permitted, 0)?;
+    }
+    if plan.keep != 0 && plan.flags & flag::AMBIENT != 0 {
+        let permitted = sys::permitted()?;
+        sys::capset(plan.keep & permitted, permitted, plan.keep & permitted)?;
+        for capability in (0..64).filter(|capability| plan.keep & 1 << capability != 0) {
+            sys::prctl(sys::PR_CAP_AMBIENT, sys::PR_CAP_AMBIENT_RAISE, capability)?;
+        }
+    }
+    Ok(())
+}
+
+/// Puts each descriptor where the program expects it, and closes all else but the report.
+fn place_descriptors(entry: &Entry<'_>, terminal: Option<Fd>, report: &mut Fd) -> Result<(), Failed> {
+    let list = &entry.launch.descriptors;
+    let first = entry.received.launch_fds;
+    let highest = list.iter().map(|descriptor| descriptor.target).max().unwrap_or(0);
+    let above = highest.saturating_add(1);
+    // Out of the way of the targets first; the usual three need not move.
+    let clash = |fd: Fd| fd.0 < above as i32;
+    if clash(*report) {
+        *report = sys::dup_above(*report, above).at(Step::Descriptors)?;
+    }
+    let source = |place: u32| {
+        if place == u32::MAX { terminal.ok_or(Errno::PROTO) } else { Ok(Fd(first.saturating_add(place) as i32)) }
+    };
+    let mut moved = [Fd(-1); 256];
+    for (index, (slot, descriptor)) in moved.iter_mut().zip(list.iter()).enumerate() {
+        let fd = source(descriptor.source).at_index(Step::Descriptors, index as u32)?;
+        *slot = if clash(fd) { sys::dup_above(fd, above).at_index(Step::Descriptors, index as u32)? } else { fd };
+    }
+    for (index, (slot, descriptor)) in moved.iter().zip(list.iter()).enumerate() {
+        sys::dup3(*slot, descriptor.target).at_index(Step::Descriptors, index as u32)?;
+    }
+    // The gaps: from one target to the next in order, then around the report.
+    let mut from = 0;
+    while from < above {
+        let next = list.iter().map(|descriptor| descriptor.target).filter(|target| *target >= from).min();
+        let next = next.unwrap_or(above);
+        if next > from {
+            sys::close_range(from, next - 1).at(Step::Descriptors)?;
+        }
+        from = next + 1;
+    }
+    let report = report.0 as u32;
+    if report > from {
+        sys::close_range(from, report - 1).at(Step::Descriptors)?;
+    }
+    sys::close_range(report + 1, u32::MAX).at(Step::Descriptors)
+}
+
+fn directory(plan: &Plan<'static>, launch: &Launch<'static>) -> sys::Result<()> {
+    if launch.directory.is_empty() {
+        return Ok(());
+    }
+    if plan.flags & flag::PIVOT == 0 && plan.chroot.is_empty() {
+        return sys::chdir(launch.directory);
+    }
+    let root = sys::openat(AT_FDCWD, c"/", sys::O_PATH | sys::O_DIRECTORY, 0)?;
+    let directory = setup::lookup(root, launch.directory)?;
+    sys::close(root);
+    sys::fchdir(directory)?;
+    sys::close(directory);
+    if sys::inside()? { Ok(()) } else { Err(Errno::XDEV) }
+}
+
+/// Tries each candidate, as execvp(3) does, but never a shell.
+fn execute(launch: &Launch<'static>, report: Fd) -> Result<(), Failed> {
+    let arguments = pointers(launch.arguments.len(), launch.arguments.iter()).at(Step::Exec)?;
+    let environment = pointers(launch.environment.len(), launch.environment.iter()).at(Step::Exec)?;
+    say(report, &Failure { step: ANNOUNCE, index: 0, errno: 0 });
+    let mut worst = Errno::NOENT;
+    for candidate in launch.candidates.iter() {
+        match sys::execve(candidate, &arguments, &environment) {
+            Errno::NOENT | Errno::NOTDIR => {}
+            Errno::ACCES => worst = Errno::ACCES,
+            errno => return Err(errno).at(Step::Exec),
+        }
+    }
+    Err(worst).at(Step::Exec)
+}
+
+fn pointers(count: u32, strings: impl Iterator<Item = &'static CStr>) -> sys::Result<Pointers> {
+    let mut pointers = Pointers::new(count)?;
+    for string in strings {
+        pointers.push(string);
+    }
+    Ok(pointers)
+}

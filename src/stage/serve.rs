@@ -1,0 +1,348 @@
+//! Process A, the agent: PID 1 of the sandbox, or its guardian where there is no PID namespace.
+//!
+//! It starts the program, watches the host, the clock and its children, and ends everything when one of them says so.
+
+use super::enter::{At, Control, Failed, Received};
+use super::exec;
+use super::plan::{Exit, Failure, Launch, Plan, Step, decode, flag, launch as launch_flag, message, reason};
+use super::setup::{self, Environment};
+use super::sys::{self, Errno, Fd, Poll};
+
+/// The agent's whole life.
+pub fn run(control: Control, received: Received) -> ! {
+    match agent(control, &received) {
+        Ok(()) => sys::exit(0),
+        Err(failed) => {
+            control.fail(&failed);
+            sys::exit(1)
+        }
+    }
+}
+
+fn agent(control: Control, received: &Received) -> Result<(), Failed> {
+    let plan = &received.plan;
+    sys::block_signals(true).at(Step::Agent)?;
+    let is_init = plan.flags & flag::AGENT_IS_INIT != 0;
+    let program_is_init = plan.flags & flag::PROGRAM_IS_INIT != 0;
+    let children = if is_init {
+        None
+    } else {
+        sys::prctl(sys::PR_SET_CHILD_SUBREAPER, 1, 0).at(Step::Agent)?;
+        // Missing where procfs is, or the kernel's CONFIG_PROC_CHILDREN.
+        sys::openat(sys::AT_FDCWD, c"/proc/thread-self/children", 0, 0).ok()
+    };
+    take_ids(plan).at(Step::AgentIds)?;
+    let environment = if program_is_init {
+        Environment::default()
+    } else {
+        let environment = setup::run(plan, received.tree_fds)?;
+        setup::confine(plan)?;
+        environment
+    };
+    let signals = sys::child_signals().at(Step::Agent)?;
+    control.send(message::READY, &0u32, &[], None).at(Step::Agent)?;
+
+    let mut agent = Agent { control, plan, is_init, children, signals, detached: false, program: None };
+    if let Some(launch) = &received.launch {
+        agent.start(received, launch, &environment)?;
+    }
+    agent.serve()
+}
+
+/// An id of the new user namespace: as an unmapped one the agent could make no file.
+fn take_ids(plan: &Plan<'_>) -> sys::Result<()> {
+    if plan.agent_uid != u32::MAX {
+        if plan.flags & flag::SET_GROUPS != 0 {
+            sys::setgroups(&[])?;
+        }
+        sys::setresgid(plan.agent_gid)?;
+        sys::setresuid(plan.agent_uid)?;
+        // Changing ids may have given the process back to those of the same uid.
+        sys::prctl(sys::PR_SET_DUMPABLE, 0, 0)?;
+    }
+    Ok(())
+}
+
+struct Agent<'a> {
+    control: Control,
+    plan: &'a Plan<'static>,
+    is_init: bool,
+    /// The list of this process's children, where it is not PID 1.
+    children: Option<Fd>,
+    signals: Fd,
+    detached: bool,
+    program: Option<Program>,
+}
+
+struct Program {
+    pid: i32,
+    pidfd: Fd,
+    /// The terminal's master, until it is handed over.
+    terminal: Option<Fd>,
+    /// What the process says on its way to the exec; `None` once it is through.
+    errors: Option<Fd>,
+    /// It said that the exec is next.
+    announced: bool,
+    failed: Option<Failure>,
+    started: u64,
+    ended: u64,
+    limit: Option<u64>,
+    deadline: Option<u64>,
+    status: Option<i32>,
+    reason: u32,
+    user_us: u64,
+    system_us: u64,
+    max_rss: u64,
+    in_blocks: u64,
+    out_blocks: u64,
+}
+
+impl Agent<'_> {
+    fn start(
+        &mut self,
+        received: &Received,
+        launch: &Launch<'static>,
+        environment: &Environment,
+    ) -> Result<(), Failed> {
+        let terminal = match environment.devpts {
+            Some(devpts) if launch.flags & launch_flag::OPEN_TERMINAL != 0 => {
+                Some(sys::open_terminal(devpts).at(Step::Terminal)?)
+            }
+            _ => None,
+        };
+        let [errors, report] = sys::pipe().at(Step::Spawn)?;
+        if self.plan.flags & flag::PROGRAM_IS_INIT != 0 {
+            sys::unshare(sys::CLONE_NEWPID).at(Step::PidNamespace)?;
+        }
+        let started = sys::now();
+        let (pid, pidfd) = match sys::fork(0).at(Step::Spawn)? {
+            sys::Fork::Child => {
+                let entry = exec::Entry {
+                    received,
+                    launch,
+                    report,
+                    terminal: terminal.map(|[_, slave]| slave),
+                    set_up: self.plan.flags & flag::PROGRAM_IS_INIT != 0,
+                };
+                exec::run(&entry)
+            }
+            sys::Fork::Parent { pid, pidfd } => (pid, pidfd),
+        };
+        sys::close(report);
+        if let Some([_, slave]) = terminal {
+            sys::close(slave);
+        }
+        for place in 0..received.join_fds - received.launch_fds {
+            sys::close(Fd((received.launch_fds + place) as i32));
+        }
+        self.program = Some(Program {
+            pid,
+            pidfd,
+            terminal: terminal.map(|[master, _]| master),
+            errors: Some(errors),
+            announced: false,
+            failed: None,
+            started,
+            ended: 0,
+            limit: Some(launch.wall_limit).filter(|limit| *limit != 0),
+            deadline: None,
+            status: None,
+            reason: reason::NONE,
+            user_us: 0,
+            system_us: 0,
+            max_rss: 0,
+            in_blocks: 0,
+            out_blocks: 0,
+        });
+        Ok(())
+    }
+
+    /// Until the host, the program or the clock ends it.
+    fn serve(&mut self) -> Result<(), Failed> {
+        loop {
+            let socket = Some(self.control.socket).filter(|_| !self.detached);
+            let errors = self.program.as_ref().and_then(|program| program.errors);
+            let deadline = self.program.as_ref().and_then(|program| program.deadline);
+            let mut set = [socket, Some(self.control.host), Some(self.signals), errors].map(Poll::input);
+            sys::poll(&mut set, deadline.map(|deadline| deadline.saturating_sub(sys::now())));
+            let [socket, host, signals, errors] = set.map(|entry| entry.ready());
+
+            if errors {
+                self.hear();
+            }
+            if signals {
+                let mut information = [0; 128];
+                let _ = sys::read(self.signals, &mut information);
+                while let Ok(Some(reaped)) = sys::wait(false) {
+                    self.account(&reaped);
+                }
+            }
+            if host || (socket && self.obey()) {
+                self.end_all();
+                return Ok(());
+            }
+            if let Some(program) = &mut self.program {
+                if program.status.is_none() && program.deadline.is_some_and(|deadline| sys::now() >= deadline) {
+                    program.reason = reason::WALL_TIME;
+                }
+                let over = program.status.is_some() && program.errors.is_none();
+                if over || program.reason != reason::NONE {
+                    return self.finish();
+                }
+            }
+        }
+    }
+
+    /// Reads what the process says on its way; its end of the pipe closes with the exec, or with the process.
+    fn hear(&mut self) {
+        let Some(program) = &mut self.program else { return };
+        let Some(errors) = program.errors else { return };
+        let mut record = [0; 12];
+        match sys::read(errors, &mut record) {
+            Ok(12) => match decode::<Failure>(&record) {
+                Ok(Failure { step: exec::ANNOUNCE, .. }) => program.announced = true,
+                Ok(failure) => program.failed = Some(failure),
+                Err(_) => {}
+            },
+            Err(Errno::AGAIN) => {}
+            _ => {
+                sys::close(errors);
+                program.errors = None;
+                if program.announced && program.failed.is_none() {
+                    self.started();
+                }
+            }
+        }
+    }
+
+    /// Tells the host that the program runs.
+    fn started(&mut self) {
+        let Some(program) = &mut self.program else { return };
+        program.started = sys::now();
+        program.deadline = program.limit.map(|limit| program.started.saturating_add(limit));
+        // From a PID namespace of our own the number means nothing to the host: the kernel translates credentials.
+        let joined = self.plan.joins.iter().any(|join| join.kind == sys::CLONE_NEWPID);
+        let (number, credentials) = if self.is_init || joined {
+            let (uid, gid) = sys::effective_ids();
+            (0, Some((program.pid, uid, gid)))
+        } else {
+            (program.pid as u32, None)
+        };
+        let both = [program.pidfd, program.terminal.unwrap_or(program.pidfd)];
+        let fds = if program.terminal.is_some() { &both[..] } else { &both[..1] };
+        let _ = self.control.send(message::STARTED, &number, fds, credentials);
+        if let Some(master) = program.terminal.take() {
+            sys::close(master);
+        }
+    }
+
+    /// Does what the host says. True: the host has let go.
+    fn obey(&mut self) -> bool {
+        let mut buffer = [0; 16];
+        let len = match sys::receive(self.control.socket, &mut buffer, false) {
+            Ok((0, _)) => return true,
+            Ok((len, _)) => len,
+            Err(Errno::AGAIN) => return false,
+            Err(_) => return true,
+        };
+        let number = buffer.first_chunk::<4>().map_or(0, |number| u32::from_ne_bytes(*number));
+        match (number, &mut self.program) {
+            (message::KILL, Some(program)) if program.status.is_none() => program.reason = reason::HOST,
+            (message::SIGNAL, Some(program)) => {
+                if let Some(Ok(signal)) = buffer.get(4..len).map(decode::<u32>) {
+                    let _ = sys::pidfd_send_signal(program.pidfd, signal);
+                }
+            }
+            (message::DETACH, _) => self.detached = true,
+            _ => {}
+        }
+        false
+    }
+
+    fn account(&mut self, reaped: &sys::Reaped) {
+        let Some(program) = &mut self.program else { return };
+        let usage = &reaped.usage;
+        program.user_us = program.user_us.saturating_add(usage.user_us());
+        program.system_us = program.system_us.saturating_add(usage.system_us());
+        program.max_rss = program.max_rss.max(usage.max_rss as u64);
+        program.in_blocks = program.in_blocks.saturating_add(usage.in_blocks as u64);
+        program.out_blocks = program.out_blocks.saturating_add(usage.out_blocks as u64);
+        if reaped.pid == program.pid {
+            program.status = Some(reaped.status);
+            program.ended = sys::now();
+        }
+    }
+
+    /// Ends what is left of the program, and says how it went.
+    fn finish(&mut self) -> Result<(), Failed> {
+        self.end_all();
+        // What it said last may still be in the pipe.
+        while self.program.as_ref().is_some_and(|program| program.errors.is_some()) {
+            self.hear();
+        }
+        let Some(program) = &self.program else { return Ok(()) };
+        if let Some(failure) = &program.failed {
+            let step = Step::from_number(failure.step).unwrap_or(Step::Spawn);
+            return Err(Failed { step, index: failure.index, errno: Errno(failure.errno) });
+        }
+        if !program.announced && program.reason == reason::NONE {
+            // Killed on its way, by a limit of memory for instance.
+            return Err(Errno(0)).at(Step::Spawn);
+        }
+        let exit = Exit {
+            status: program.status.unwrap_or_default(),
+            reason: program.reason,
+            wall_ns: program.ended.saturating_sub(program.started),
+            user_us: program.user_us,
+            system_us: program.system_us,
+            max_rss_kib: program.max_rss,
+            in_blocks: program.in_blocks,
+            out_blocks: program.out_blocks,
+        };
+        let _ = self.control.send(message::EXITED, &exit, &[], None);
+        Ok(())
+    }
+
+    /// Kills and reaps everything.
+    fn end_all(&mut self) {
+        loop {
+            match sys::wait(false) {
+                Ok(Some(reaped)) => self.account(&reaped),
+                Ok(None) => {
+                    self.kill_all();
+                    match sys::wait(true) {
+                        Ok(Some(reaped)) => self.account(&reaped),
+                        _ => return,
+                    }
+                }
+                Err(_) => return,
+            }
+        }
+    }
+
+    /// PID 1 kills its namespace at once. A guardian kills its children, and theirs become its own.
+    fn kill_all(&self) {
+        if self.is_init {
+            let _ = sys::kill(-1, sys::SIGKILL);
+            return;
+        }
+        if let Some(Program { pidfd, pid, status: None, .. }) = &self.program {
+            let _ = sys::pidfd_send_signal(*pidfd, sys::SIGKILL);
+            // Its session's first process group: those that stayed in it.
+            let _ = sys::kill(-pid, sys::SIGKILL);
+        }
+        let Some(children) = self.children else { return };
+        let mut list = [0; 4096];
+        let len = sys::pread(children, &mut list, 0).unwrap_or(0);
+        for pid in list.get(..len).unwrap_or_default().split(|byte| *byte == b' ') {
+            let pid = pid.iter().try_fold(0i32, |pid, digit| {
+                let digit = i32::from(digit.checked_sub(b'0').filter(|digit| *digit < 10)?);
+                pid.checked_mul(10)?.checked_add(digit)
+            });
+            // A child that ended stays a zombie until it is reaped here, so that its number cannot be another's.
+            if let Some(pid) = pid.filter(|pid| *pid > 1) {
+                let _ = sys::kill(pid, sys::SIGKILL);
+            }
+        }
+    }
+}
