@@ -200,9 +200,13 @@ impl Birth {
         sender.or_else(|| pid_of(self.program.as_ref()?)).unwrap_or(0)
     }
 
-    fn lost(&mut self) -> Error {
-        let who = if self.agent.is_some() { "the agent" } else { "the stage" };
-        Error::AgentLost { reason: format!("{who} ended without a word while the sandbox was set up") }
+    fn lost(&self) -> Error {
+        let (who, pidfd) = match &self.agent {
+            Some(agent) => ("the agent", &agent.pidfd),
+            None => ("the stage", &self.stage.pidfd),
+        };
+        let how = how_it_ended(pidfd);
+        Error::AgentLost { reason: format!("{who} {how} while the sandbox was set up") }
     }
 
     fn complete(mut self) -> Result<Running, Error> {
@@ -326,6 +330,20 @@ fn reap_detached() {
 /// Reaps a child. If the host reaps everything itself (`waitpid(-1)`), or ignores SIGCHLD, there is nothing to do.
 fn reap(pidfd: &OwnedFd) {
     while matches!(waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED), Err(Errno::INTR)) {}
+}
+
+/// For the error that nobody expects.
+fn how_it_ended(pidfd: &OwnedFd) -> String {
+    let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    match waitid(WaitId::PidFd(pidfd.as_fd()), look) {
+        Ok(Some(status)) => match (status.exit_status(), status.terminating_signal()) {
+            (Some(code), _) => format!("exited with code {code}"),
+            (_, Some(signal)) => format!("was killed by signal {signal}"),
+            _ => "ended".into(),
+        },
+        Ok(None) => "fell silent".into(),
+        Err(_) => "ended".into(),
+    }
 }
 
 /// The number behind a pidfd, as `/proc/self/fdinfo` gives it.

@@ -167,7 +167,8 @@ impl Agent<'_> {
             sys::poll(&mut set, deadline.map(|deadline| deadline.saturating_sub(sys::now())));
             let [socket, host, signals, errors] = set.map(|entry| entry.ready());
 
-            if errors {
+            // Before anybody is reaped: the kernel names the program to the host by its number, which must still be its own.
+            if errors || signals {
                 self.hear();
             }
             if signals {
@@ -198,20 +199,21 @@ impl Agent<'_> {
         let Some(program) = &mut self.program else { return };
         let Some(errors) = program.errors else { return };
         let mut record = [0; 12];
-        match sys::read(errors, &mut record) {
-            Ok(12) => match decode::<Failure>(&record) {
-                Ok(Failure { step: exec::ANNOUNCE, .. }) => program.announced = true,
-                Ok(failure) => program.failed = Some(failure),
-                Err(_) => {}
-            },
-            Err(Errno::AGAIN) => {}
-            _ => {
-                sys::close(errors);
-                program.errors = None;
-                if program.announced && program.failed.is_none() {
-                    self.started();
-                }
+        loop {
+            match sys::read(errors, &mut record) {
+                Ok(12) => match decode::<Failure>(&record) {
+                    Ok(Failure { step: exec::ANNOUNCE, .. }) => program.announced = true,
+                    Ok(failure) => program.failed = Some(failure),
+                    Err(_) => {}
+                },
+                Err(Errno::AGAIN) => return,
+                _ => break,
             }
+        }
+        sys::close(errors);
+        program.errors = None;
+        if program.announced && program.failed.is_none() {
+            self.started();
         }
     }
 
@@ -276,10 +278,6 @@ impl Agent<'_> {
     /// Ends what is left of the program, and says how it went.
     fn finish(&mut self) -> Result<(), Failed> {
         self.end_all();
-        // What it said last may still be in the pipe.
-        while self.program.as_ref().is_some_and(|program| program.errors.is_some()) {
-            self.hear();
-        }
         let Some(program) = &self.program else { return Ok(()) };
         if let Some(failure) = &program.failed {
             let step = Step::from_number(failure.step).unwrap_or(Step::Spawn);
@@ -310,6 +308,7 @@ impl Agent<'_> {
                 Ok(Some(reaped)) => self.account(&reaped),
                 Ok(None) => {
                     self.kill_all();
+                    self.hear();
                     match sys::wait(true) {
                         Ok(Some(reaped)) => self.account(&reaped),
                         _ => return,
