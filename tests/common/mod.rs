@@ -1,0 +1,254 @@
+//! What the tests share: lanes and skips, processes of their own, and counting what is left.
+#![allow(dead_code)] // each test binary uses a part of it
+#![allow(unsafe_code)] // fork, filters and signal dispositions, which have no safe wrapper
+
+use std::fs;
+use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use stockade::{Namespaces, Output, Sandbox};
+
+/// Says that this lane cannot run the test, and why. What is skipped is written to `$STOCKADE_SKIPS`, if that is set, so
+/// that CI can see to it that every test ran in some lane.
+#[macro_export]
+macro_rules! skip {
+    ($($reason:tt)*) => {{
+        $crate::common::note_skip(&format!($($reason)*));
+        return;
+    }};
+}
+
+pub fn note_skip(reason: &str) {
+    let test = std::thread::current().name().unwrap_or("?").to_owned();
+    let binary = std::env::current_exe().ok().and_then(|path| path.file_name().map(|name| name.to_string_lossy().into_owned()));
+    let binary = binary.unwrap_or_default();
+    let binary = binary.rsplit_once('-').map_or(binary.as_str(), |(name, _)| name);
+    println!("skipped: {reason}");
+    if let Some(file) = std::env::var_os("STOCKADE_SKIPS") {
+        let mut file = fs::File::options().append(true).create(true).open(file).expect("STOCKADE_SKIPS can be written");
+        writeln!(file, "{binary} {test}\t{reason}").expect("STOCKADE_SKIPS can be written");
+    }
+}
+
+pub fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// Whether `/etc/subuid` gives this user ids, and newuidmap is there to map them.
+pub fn has_subordinate_ids() -> bool {
+    stockade::Support::probe().missing(stockade::Layer::IdRanges).is_none()
+}
+
+pub fn all_namespaces() -> Sandbox {
+    Sandbox::new().user_ns().pid_ns().mount_ns().net_ns().ipc_ns().uts_ns().cgroup_ns().time_ns()
+}
+
+pub const EVERY_NAMESPACE: [Namespaces; 8] = [
+    Namespaces::USER,
+    Namespaces::PID,
+    Namespaces::MOUNT,
+    Namespaces::NET,
+    Namespaces::IPC,
+    Namespaces::UTS,
+    Namespaces::CGROUP,
+    Namespaces::TIME,
+];
+
+pub fn with_namespace(sandbox: Sandbox, namespace: Namespaces) -> Sandbox {
+    match namespace {
+        Namespaces::USER => sandbox.user_ns(),
+        Namespaces::PID => sandbox.pid_ns(),
+        Namespaces::MOUNT => sandbox.mount_ns(),
+        Namespaces::NET => sandbox.net_ns(),
+        Namespaces::IPC => sandbox.ipc_ns(),
+        Namespaces::UTS => sandbox.uts_ns(),
+        Namespaces::CGROUP => sandbox.cgroup_ns(),
+        _ => sandbox.time_ns(),
+    }
+}
+
+/// Runs a shell script in a sandbox.
+pub fn sh(sandbox: &Sandbox, script: &str) -> Output {
+    sandbox.command("/bin/sh").args(["-c", script]).output().unwrap_or_else(|error| panic!("{script}: {error}"))
+}
+
+/// What a script prints to stdout; it must succeed.
+pub fn says(sandbox: &Sandbox, script: &str) -> String {
+    let output = sh(sandbox, script);
+    let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.outcome.success(), "{script}: {:?}: {stdout}{stderr}", output.outcome.verdict);
+    stdout.trim_end().to_owned()
+}
+
+/// Whether a script succeeds.
+pub fn works(sandbox: &Sandbox, script: &str) -> bool {
+    sh(sandbox, script).outcome.success()
+}
+
+/// A directory of the test's own, which every user may enter.
+pub fn directory() -> tempfile::TempDir {
+    let directory = tempfile::Builder::new().prefix("stockade-test-").tempdir().expect("a directory for the test");
+    fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).expect("it is ours");
+    directory
+}
+
+/// Something to find a process by in a process list.
+pub fn marker(name: &str) -> String {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");
+    format!("stockade-marker-{name}-{}-{}", std::process::id(), now.as_nanos())
+}
+
+/// Processes that have the marker in their arguments and are alive; zombies are not.
+pub fn alive(marker: &str) -> Vec<u32> {
+    let mut found = vec![];
+    for entry in fs::read_dir("/proc").expect("procfs").flatten() {
+        let Ok(pid) = entry.file_name().to_string_lossy().parse::<u32>() else { continue };
+        let command = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        if String::from_utf8_lossy(&command).contains(marker) && !is_zombie(pid) {
+            found.push(pid);
+        }
+    }
+    found
+}
+
+/// Whether a process has ended, and is not reaped.
+pub fn is_zombie(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('Z'))
+}
+
+/// A script that only sleeps, and can be found by its marker.
+pub fn sleeper(marker: &str) -> String {
+    format!("sleep 1000 & sleep 1000 & sleep 1000; : {marker}")
+}
+
+/// Waits until a condition holds.
+pub fn eventually(limit: Duration, mut condition: impl FnMut() -> bool) -> bool {
+    let deadline = Instant::now() + limit;
+    while Instant::now() < deadline {
+        if condition() {
+            return true;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    condition()
+}
+
+/// What a process has that could leak.
+#[derive(Debug, PartialEq, Eq, Clone)]
+pub struct Belongings {
+    pub descriptors: Vec<String>,
+    pub children: Vec<String>,
+    pub mounts: usize,
+    pub files: usize,
+}
+
+/// Counts, when all is quiet. Only in a test that runs [`alone`].
+pub fn belongings() -> Belongings {
+    let descriptors = fs::read_dir("/proc/self/fd").expect("procfs");
+    let mut descriptors: Vec<String> = descriptors
+        .flatten()
+        .filter_map(|entry| Some(format!("{} {}", entry.file_name().display(), fs::read_link(entry.path()).ok()?.display())))
+        .filter(|entry| !entry.contains("/proc/"))
+        .collect();
+    descriptors.sort();
+    let children = fs::read_dir("/proc/self/task").expect("procfs").flatten().flat_map(|task| {
+        let list = fs::read_to_string(task.path().join("children")).unwrap_or_default();
+        list.split_whitespace().map(str::to_owned).collect::<Vec<_>>()
+    });
+    let mounts = fs::read_to_string("/proc/self/mountinfo").expect("procfs").lines().count();
+    let files = fs::read_dir(std::env::temp_dir()).expect("a temporary directory").count();
+    Belongings { descriptors, children: children.collect(), mounts, files }
+}
+
+/// Runs the body in a process of its own, alone, with a private TMPDIR: for tests that count what the process has, or
+/// that change it. `name` is the test's.
+pub fn alone(name: &str, body: impl FnOnce()) {
+    if std::env::var("STOCKADE_ALONE").as_deref() == Ok(name) {
+        return body();
+    }
+    let output = again(name).output().expect("the test runs itself");
+    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success() && text.contains("1 passed"), "{name} alone: {}\n{text}", output.status);
+}
+
+/// This test binary again, with nothing but one test, in the role that [`alone`] gives it.
+pub fn again(name: &str) -> Command {
+    let temporary = directory().keep();
+    fs::set_permissions(&temporary, fs::Permissions::from_mode(0o777)).expect("it is ours");
+    let mut command = Command::new(std::env::current_exe().expect("this program"));
+    command.args([name, "--exact", "--nocapture", "--test-threads=1"]).env("STOCKADE_ALONE", name).env("TMPDIR", &temporary);
+    command.stdin(Stdio::null());
+    command
+}
+
+/// Nothing is left of what the body did, done twice.
+pub fn leaves_nothing(what: &str, mut body: impl FnMut()) {
+    body();
+    let before = belongings();
+    body();
+    let after = belongings();
+    assert_eq!(before, after, "{what}");
+}
+
+/// Forks this process. The child runs the body and is gone.
+pub fn fork(body: impl FnOnce()) -> i32 {
+    // SAFETY: called where the test has one thread besides the harness's, which holds no lock that the body needs.
+    match unsafe { libc::fork() } {
+        0 => {
+            body();
+            // SAFETY: ends the process at once.
+            unsafe { libc::_exit(0) }
+        }
+        pid => pid,
+    }
+}
+
+pub fn kill(pid: u32, signal: i32) {
+    // SAFETY: plain numbers; the process is one that the test started.
+    unsafe { libc::kill(i32::try_from(pid).expect("a pid"), signal) };
+}
+
+pub fn ignore_sigchld() {
+    // SAFETY: sets a disposition, no handler.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
+}
+
+/// Reaps any child, as a host with a loop of its own does.
+pub fn reap_any() -> bool {
+    // SAFETY: a null status is allowed.
+    unsafe { libc::waitpid(-1, std::ptr::null_mut(), libc::WNOHANG) > 0 }
+}
+
+/// Puts a filter on this process, as an outer container's: these system calls are answered with `errno`.
+pub fn outer_filter(calls: &[i64], errno: i32) {
+    const LOAD_NUMBER: u16 = 0x20;
+    const JUMP_IF_EQUAL: u16 = 0x15;
+    const RETURN: u16 = 0x06;
+    let instruction = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
+    let mut program = vec![instruction(LOAD_NUMBER, 0, 0, 0)];
+    for call in calls {
+        program.push(instruction(JUMP_IF_EQUAL, 0, 1, u32::try_from(*call).expect("a number")));
+        program.push(instruction(RETURN, 0, 0, 0x0005_0000 | u32::try_from(errno).expect("an errno")));
+    }
+    program.push(instruction(RETURN, 0, 0, 0x7fff_0000));
+    let filter = libc::sock_fprog { len: u16::try_from(program.len()).expect("short"), filter: program.as_mut_ptr() };
+    // SAFETY: the filter outlives the call, which copies it.
+    let result = unsafe {
+        libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+        libc::syscall(libc::SYS_seccomp, 1, 1, &raw const filter)
+    };
+    assert_eq!(result, 0, "the filter is in place: {}", std::io::Error::last_os_error());
+}
+
+/// Compiles a C program for a test.
+pub fn compile(directory: &Path, name: &str, source: &str, options: &[&str]) -> std::path::PathBuf {
+    let (file, program) = (directory.join(format!("{name}.c")), directory.join(name));
+    fs::write(&file, source).expect("the directory is ours");
+    let built = Command::new("cc").args(["-O1", "-o"]).args([&program, &file]).args(options).status().expect("cc");
+    assert!(built.success(), "{name}.c");
+    program
+}
