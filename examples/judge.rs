@@ -1,0 +1,420 @@
+//! An online judge: it compiles submissions in C, runs them against a problem's tests, and says what each is worth.
+//!
+//! ```console
+//! $ cargo run --release --example judge -- examples/judge/
+//! ```
+//!
+//! A submission is a stranger's program, and so is what it makes of the compiler (`#include "/etc/passwd"`). Both run in
+//! a sandbox: no network, no process but its own, no file but `/usr`, itself, and a private `/tmp`. It needs gcc, and
+//! works as root and as an ordinary user. Nothing is left of a submission when its verdict is out.
+//!
+//! A problem is a directory:
+//!
+//! ```text
+//! sum/limits               wall_ms 1500, cpu_s 1, output_bytes 65536; each on a line of its own
+//! sum/tests/1.in, 1.out    what goes in, and what is to come out, up to white space
+//! sum/submissions/wa.c     its first line says what is expected of it, test by test: // expect: AC WA
+//! ```
+//!
+//! The verdicts are AC (accepted), WA (wrong answer), TLE (time limit exceeded), RE (run-time error), OLE (output limit
+//! exceeded), and CE (compile error, for all tests at once). If one is not as expected, the judge exits with 1.
+
+use std::error::Error;
+use std::ffi::OsStr;
+use std::fmt;
+use std::fs::{self, Permissions};
+use std::io::{self, Write};
+use std::num::NonZeroU64;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::str::FromStr;
+use std::thread;
+use std::time::Duration;
+
+use stockade::{Limit, Outcome, Output, Prepared, Resource, Rootfs, Sandbox, Stdio, Verdict};
+use tempfile::{NamedTempFile, TempPath};
+
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+/// What the compiler may take, and how large a program it may make.
+const COMPILE_TIME: Duration = Duration::from_secs(20);
+const PROGRAM_BYTES: u64 = 16 << 20;
+
+/// The program leaves the sandbox by stdout: so there is no file that both sides write to, and its size has a limit.
+const COMPILE: &str = "gcc -O2 -o /tmp/program /submission.c -lm >&2 && exec cat /tmp/program";
+
+/// What a shell exits with if there is no such command.
+const NOT_FOUND: i32 = 127;
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args_os().skip(1);
+    let (Some(directory), None) = (arguments.next(), arguments.next()) else {
+        eprintln!("usage: judge DIRECTORY-OF-PROBLEMS");
+        return ExitCode::from(2);
+    };
+    match judge(Path::new(&directory), &mut io::stdout().lock()) {
+        Ok(tally) if tally.verdicts == tally.as_expected => ExitCode::SUCCESS,
+        Ok(tally) => {
+            eprintln!("judge: {} not as expected", tally.verdicts - tally.as_expected);
+            ExitCode::FAILURE
+        }
+        Err(error) => {
+            eprintln!("judge: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Judges every submission to every problem. All of them are read before the first one is compiled.
+fn judge(directory: &Path, out: &mut impl Write) -> Result<Tally> {
+    let directories = entries(directory)?.into_iter().filter(|path| path.is_dir());
+    let problems = directories.map(|path| Problem::load(&path)).collect::<Result<Vec<_>>>()?;
+    let mut tally = Tally::default();
+    for problem in &problems {
+        for submission in &problem.submissions {
+            judge_submission(problem, submission, &mut tally, out)
+                .map_err(|error| format!("{}: {error}", submission.name))?;
+        }
+    }
+    writeln!(out, "judge: {} verdicts, {} as expected", tally.verdicts, tally.as_expected)?;
+    Ok(tally)
+}
+
+fn judge_submission(
+    problem: &Problem,
+    submission: &Submission,
+    tally: &mut Tally,
+    out: &mut impl Write,
+) -> Result<()> {
+    let program = match compile(&submission.source)? {
+        Compiled::Program(program) => program,
+        Compiled::Not { outcome, complaint } => {
+            let line = Line { what: &submission.name, test: None, grade: Grade::Ce, outcome: &outcome, note: complaint };
+            return tally.add(&line, submission.expected.first().copied(), out);
+        }
+    };
+    let prepared = running(&problem.limits, &program).prepare()?;
+    for (test, expected) in problem.tests.iter().zip(&submission.expected) {
+        let Output { outcome, stdout, .. } = run(&prepared, &test.input)?;
+        let grade = grade(&outcome.verdict, &stdout, &test.answer);
+        let note = note(&outcome.verdict);
+        let line = Line { what: &submission.name, test: Some(test.number), grade, outcome: &outcome, note };
+        tally.add(&line, Some(*expected), out)?;
+    }
+    Ok(())
+}
+
+/// What compiling and running have in common: the whole system but for its programs and libraries is out of reach.
+fn isolated() -> Sandbox {
+    Sandbox::new()
+        .user_ns()
+        .pid_ns()
+        .mount_ns()
+        .net_ns()
+        .ipc_ns()
+        .uts_ns()
+        .cgroup_ns()
+        .uid(1000)
+        .hostname("judge")
+        .rootfs(Rootfs::system().read_only())
+}
+
+fn compiling(source: &Path) -> Sandbox {
+    isolated()
+        .bind_ro(source, "/submission.c")
+        .wall_time_limit(COMPILE_TIME)
+        .rlimit(Resource::Cpu, COMPILE_TIME.as_secs())
+        .rlimit(Resource::FileSize, PROGRAM_BYTES)
+        .output_limit(PROGRAM_BYTES)
+}
+
+fn running(limits: &Limits, program: &Path) -> Sandbox {
+    isolated()
+        .bind_ro(program, "/program")
+        .wall_time_limit(limits.wall)
+        .rlimit(Resource::Cpu, limits.cpu_seconds)
+        .output_limit(limits.output_bytes)
+}
+
+enum Compiled {
+    Program(TempPath),
+    Not { outcome: Outcome, complaint: String },
+}
+
+fn compile(source: &str) -> Result<Compiled> {
+    let source = published(source.as_bytes(), 0o444)?;
+    let output = compiling(&source).command("sh").args(["-c", COMPILE]).output()?;
+    match output.outcome.code() {
+        Some(0) => Ok(Compiled::Program(published(&output.stdout, 0o555)?)),
+        Some(NOT_FOUND) => Err("there is no gcc here".into()),
+        _ => Ok(Compiled::Not { complaint: complaint(&output), outcome: output.outcome }),
+    }
+}
+
+/// Runs a compiled submission on one input.
+///
+/// The input is written to a pipe. If the file itself were its stdin, a submission that runs as the judge's own user could
+/// open `/proc/self/fd/0` anew, for writing, and change the test for all who come after.
+fn run(prepared: &Prepared, input: &[u8]) -> Result<Output> {
+    let mut command = prepared.command("/program");
+    let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
+    let stdin = child.take_stdin();
+    thread::scope(|scope| {
+        // It fails if the program ends before it has read all of it, which is the program's own affair.
+        scope.spawn(move || stdin.map(|mut stdin| stdin.write_all(input)));
+        Ok(child.wait_with_output()?)
+    })
+}
+
+/// A file that can be bound into a sandbox, whose user may be another than the file's. It is closed, since what is open
+/// for writing cannot be executed; it is removed when it is dropped.
+fn published(bytes: &[u8], mode: u32) -> io::Result<TempPath> {
+    let mut file = NamedTempFile::new()?;
+    file.write_all(bytes)?;
+    file.as_file().set_permissions(Permissions::from_mode(mode))?;
+    Ok(file.into_temp_path())
+}
+
+/// What a submission is worth on a test.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Grade {
+    Ac,
+    Wa,
+    Tle,
+    Re,
+    Ole,
+    Ce,
+}
+
+impl Grade {
+    const ALL: [Self; 6] = [Self::Ac, Self::Wa, Self::Tle, Self::Re, Self::Ole, Self::Ce];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Ac => "AC",
+            Self::Wa => "WA",
+            Self::Tle => "TLE",
+            Self::Re => "RE",
+            Self::Ole => "OLE",
+            Self::Ce => "CE",
+        }
+    }
+}
+
+impl FromStr for Grade {
+    type Err = String;
+
+    fn from_str(name: &str) -> std::result::Result<Self, String> {
+        Self::ALL.into_iter().find(|grade| grade.name() == name).ok_or_else(|| format!("{name:?} is no verdict"))
+    }
+}
+
+impl fmt::Display for Grade {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+fn grade(verdict: &Verdict, stdout: &[u8], answer: &[u8]) -> Grade {
+    match verdict {
+        Verdict::Exited(0) if tokens(stdout).eq(tokens(answer)) => Grade::Ac,
+        Verdict::Exited(0) => Grade::Wa,
+        Verdict::LimitExceeded(Limit::WallTime | Limit::CpuTime) => Grade::Tle,
+        Verdict::LimitExceeded(Limit::Output) => Grade::Ole,
+        _ => Grade::Re,
+    }
+}
+
+fn tokens(text: &[u8]) -> impl Iterator<Item = &[u8]> {
+    text.split(u8::is_ascii_whitespace).filter(|token| !token.is_empty())
+}
+
+/// What there is to say about an end.
+fn note(verdict: &Verdict) -> String {
+    match verdict {
+        Verdict::Exited(0) => String::new(),
+        Verdict::Exited(code) => format!("exit code {code}"),
+        Verdict::Signaled(signal) => signal.to_string(),
+        other => format!("{other:?}"),
+    }
+}
+
+/// The compiler's first error, or how it ended if it had none. The text is the submission's as much as the compiler's, so
+/// nothing of it may reach a terminal but what can be printed.
+fn complaint(output: &Output) -> String {
+    let text = String::from_utf8_lossy(&output.stderr);
+    let error = text.lines().find(|line| line.contains("error:"));
+    error.map_or_else(|| note(&output.outcome.verdict), |line| line.chars().filter(|c| !c.is_control()).collect())
+}
+
+/// One verdict, as it is printed.
+struct Line<'a> {
+    what: &'a str,
+    /// None for all of them.
+    test: Option<u32>,
+    grade: Grade,
+    outcome: &'a Outcome,
+    note: String,
+}
+
+impl fmt::Display for Line<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let test = self.test.map_or("compile".into(), |number| format!("test {number}"));
+        let usage = &self.outcome.usage;
+        let [wall, cpu] = [usage.wall, usage.cpu()].map(|time| time.as_secs_f64());
+        write!(f, "{:<14}  {test:<7}  {:<3}  wall {wall:.2}s cpu {cpu:.2}s", self.what, self.grade)?;
+        if let Some(peak) = usage.memory_peak {
+            write!(f, "  peak {:>4.1} MiB", peak as f64 / f64::from(1 << 20))?;
+        }
+        if !self.note.is_empty() {
+            write!(f, "  {}", self.note)?;
+        }
+        Ok(())
+    }
+}
+
+#[derive(Debug, Default)]
+struct Tally {
+    verdicts: usize,
+    as_expected: usize,
+}
+
+impl Tally {
+    fn add(&mut self, line: &Line<'_>, expected: Option<Grade>, out: &mut impl Write) -> Result<()> {
+        self.verdicts += 1;
+        match expected.filter(|expected| *expected != line.grade) {
+            Some(expected) => writeln!(out, "{line}  (expected: {expected})")?,
+            None => {
+                self.as_expected += 1;
+                writeln!(out, "{line}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+struct Problem {
+    limits: Limits,
+    tests: Vec<Test>,
+    submissions: Vec<Submission>,
+}
+
+struct Test {
+    number: u32,
+    input: Vec<u8>,
+    answer: Vec<u8>,
+}
+
+struct Submission {
+    /// `problem/file.c`.
+    name: String,
+    source: String,
+    /// One for each test.
+    expected: Vec<Grade>,
+}
+
+struct Limits {
+    wall: Duration,
+    cpu_seconds: u64,
+    output_bytes: u64,
+}
+
+impl Problem {
+    fn load(directory: &Path) -> Result<Self> {
+        let limits = directory.join("limits");
+        let limits = read_text(&limits)?.parse().map_err(about(&limits))?;
+        let tests = directory.join("tests");
+        let inputs = entries(&tests)?.into_iter().filter(|path| has_extension(path, "in"));
+        let mut tests = inputs.map(|path| Test::load(&path)).collect::<Result<Vec<_>>>()?;
+        tests.sort_by_key(|test| test.number);
+        if tests.is_empty() {
+            return Err(about(directory)("there are no tests"));
+        }
+        let sources = entries(&directory.join("submissions"))?.into_iter().filter(|path| has_extension(path, "c"));
+        let submissions = sources.map(|path| Submission::load(&path, tests.len())).collect::<Result<Vec<_>>>()?;
+        Ok(Self { limits, tests, submissions })
+    }
+}
+
+impl Test {
+    fn load(input: &Path) -> Result<Self> {
+        let number = input.file_stem().unwrap_or_default().to_string_lossy().parse().map_err(about(input))?;
+        let answer = input.with_extension("out");
+        Ok(Self {
+            number,
+            input: fs::read(input).map_err(about(input))?,
+            answer: fs::read(&answer).map_err(about(&answer))?,
+        })
+    }
+}
+
+impl Submission {
+    fn load(path: &Path, tests: usize) -> Result<Self> {
+        let source = read_text(path)?;
+        let expected = expectation(&source, tests).map_err(about(path))?;
+        let [file, _, problem] = [0, 1, 2].map(|above| path.ancestors().nth(above).and_then(Path::file_name));
+        let [file, problem] = [file, problem].map(|name| name.unwrap_or_default().display());
+        Ok(Self { name: format!("{problem}/{file}"), source, expected })
+    }
+}
+
+/// The verdicts in a submission's first line: one for each test, or CE for all of them.
+fn expectation(source: &str, tests: usize) -> std::result::Result<Vec<Grade>, String> {
+    let first = source.lines().next().unwrap_or_default();
+    let names = first.strip_prefix("// expect: ").ok_or("the first line is not: // expect: VERDICT...")?;
+    let grades = names.split(' ').map(Grade::from_str).collect::<std::result::Result<Vec<_>, _>>()?;
+    match grades.as_slice() {
+        [Grade::Ce] => Ok(vec![Grade::Ce; tests]),
+        [..] if grades.contains(&Grade::Ce) => Err("CE is for all tests, and stands alone".into()),
+        [..] if grades.len() != tests => Err(format!("{} verdicts for {tests} tests", grades.len())),
+        [..] => Ok(grades),
+    }
+}
+
+impl FromStr for Limits {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        let [mut wall_ms, mut cpu_s, mut output_bytes] = [None; 3];
+        for line in text.lines() {
+            let (key, value) = line.split_once(' ').ok_or_else(|| format!("{line:?} is not a limit and its value"))?;
+            let limit = match key {
+                "wall_ms" => &mut wall_ms,
+                "cpu_s" => &mut cpu_s,
+                "output_bytes" => &mut output_bytes,
+                _ => return Err(format!("{key:?} is no limit")),
+            };
+            let value: NonZeroU64 = value.parse().map_err(|error| format!("{line:?}: {error}"))?;
+            if limit.replace(value.get()).is_some() {
+                return Err(format!("{key} is there twice"));
+            }
+        }
+        Ok(Self {
+            wall: Duration::from_millis(wall_ms.ok_or("wall_ms is missing")?),
+            cpu_seconds: cpu_s.ok_or("cpu_s is missing")?,
+            output_bytes: output_bytes.ok_or("output_bytes is missing")?,
+        })
+    }
+}
+
+/// What is in a directory, in the order of the names.
+fn entries(directory: &Path) -> Result<Vec<PathBuf>> {
+    let listing = fs::read_dir(directory).map_err(about(directory))?;
+    let mut paths = listing.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>().map_err(about(directory))?;
+    paths.sort();
+    Ok(paths)
+}
+
+fn has_extension(path: &Path, extension: &str) -> bool {
+    path.extension() == Some(OsStr::new(extension))
+}
+
+fn read_text(path: &Path) -> Result<String> {
+    fs::read_to_string(path).map_err(about(path))
+}
+
+/// For `map_err`: says which path an error is about.
+fn about<E: fmt::Display>(path: &Path) -> impl FnOnce(E) -> Box<dyn Error> {
+    move |error| format!("{}: {error}", path.display()).into()
+}
