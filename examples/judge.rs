@@ -11,7 +11,7 @@
 //! A problem is a directory:
 //!
 //! ```text
-//! sum/limits               wall_ms 1500, cpu_s 1, output_bytes 65536; each on a line of its own
+//! sum/limits               wall_ms 1000, cpu_s 2, output_bytes 65536; each on a line of its own
 //! sum/tests/1.in, 1.out    what goes in, and what is to come out, up to white space
 //! sum/submissions/wa.c     its first line says what is expected of it, test by test: // expect: AC WA
 //! ```
@@ -19,6 +19,7 @@
 //! The verdicts are AC (accepted), WA (wrong answer), TLE (time limit exceeded), RE (run-time error), OLE (output limit
 //! exceeded), and CE (compile error, for all tests at once). If one is not as expected, the judge exits with 1.
 
+use std::borrow::Cow;
 use std::error::Error;
 use std::ffi::OsStr;
 use std::fmt;
@@ -53,10 +54,10 @@ fn main() -> ExitCode {
         eprintln!("usage: judge DIRECTORY-OF-PROBLEMS");
         return ExitCode::from(2);
     };
-    match judge(Path::new(&directory), &mut io::stdout().lock()) {
-        Ok(tally) if tally.verdicts == tally.as_expected => ExitCode::SUCCESS,
-        Ok(tally) => {
-            eprintln!("judge: {} not as expected", tally.verdicts - tally.as_expected);
+    match judge(Path::new(&directory), io::stdout().lock()) {
+        Ok(0) => ExitCode::SUCCESS,
+        Ok(unexpected) => {
+            eprintln!("judge: {unexpected} not as expected");
             ExitCode::FAILURE
         }
         Err(error) => {
@@ -66,41 +67,36 @@ fn main() -> ExitCode {
     }
 }
 
-/// Judges every submission to every problem. All of them are read before the first one is compiled.
-fn judge(directory: &Path, out: &mut impl Write) -> Result<Tally> {
+/// Judges every submission to every problem, and counts the verdicts that are not as expected. All that is in the directory
+/// is read, and complained of, before the first submission is compiled.
+fn judge(directory: &Path, out: impl Write) -> Result<usize> {
     let directories = entries(directory)?.into_iter().filter(|path| path.is_dir());
     let problems = directories.map(|path| Problem::load(&path)).collect::<Result<Vec<_>>>()?;
-    let mut tally = Tally::default();
+    let mut report = Report { out, verdicts: 0, as_expected: 0 };
     for problem in &problems {
         for submission in &problem.submissions {
-            judge_submission(problem, submission, &mut tally, out)
+            judge_submission(problem, submission, &mut report)
                 .map_err(|error| format!("{}: {error}", submission.name))?;
         }
     }
-    writeln!(out, "judge: {} verdicts, {} as expected", tally.verdicts, tally.as_expected)?;
-    Ok(tally)
+    report.finish()
 }
 
-fn judge_submission(
-    problem: &Problem,
-    submission: &Submission,
-    tally: &mut Tally,
-    out: &mut impl Write,
-) -> Result<()> {
+fn judge_submission(problem: &Problem, submission: &Submission, report: &mut Report<impl Write>) -> Result<()> {
+    let what = &submission.name;
     let program = match compile(&submission.source)? {
         Compiled::Program(program) => program,
         Compiled::Not { outcome, complaint } => {
-            let line = Line { what: &submission.name, test: None, grade: Grade::Ce, outcome: &outcome, note: complaint };
-            return tally.add(&line, submission.expected.first().copied(), out);
+            let line = Line { what, test: None, grade: Grade::Ce, outcome: &outcome, note: complaint };
+            return Ok(report.add(&line, submission.expected.first())?);
         }
     };
     let prepared = running(&problem.limits, &program).prepare()?;
     for (test, expected) in problem.tests.iter().zip(&submission.expected) {
         let Output { outcome, stdout, .. } = run(&prepared, &test.input)?;
         let grade = grade(&outcome.verdict, &stdout, &test.answer);
-        let note = note(&outcome.verdict);
-        let line = Line { what: &submission.name, test: Some(test.number), grade, outcome: &outcome, note };
-        tally.add(&line, Some(*expected), out)?;
+        let line = Line { what, test: Some(test.number), grade, outcome: &outcome, note: note(&outcome.verdict) };
+        report.add(&line, Some(expected))?;
     }
     Ok(())
 }
@@ -162,7 +158,8 @@ fn run(prepared: &Prepared, input: &[u8]) -> Result<Output> {
     let stdin = child.take_stdin();
     thread::scope(|scope| {
         // It fails if the program ends before it has read all of it, which is the program's own affair.
-        scope.spawn(move || stdin.map(|mut stdin| stdin.write_all(input)));
+        let feed = move || stdin.map(|mut stdin| stdin.write_all(input));
+        thread::Builder::new().spawn_scoped(scope, feed)?;
         Ok(child.wait_with_output()?)
     })
 }
@@ -274,23 +271,25 @@ impl fmt::Display for Line<'_> {
     }
 }
 
-#[derive(Debug, Default)]
-struct Tally {
+struct Report<W> {
+    out: W,
     verdicts: usize,
     as_expected: usize,
 }
 
-impl Tally {
-    fn add(&mut self, line: &Line<'_>, expected: Option<Grade>, out: &mut impl Write) -> Result<()> {
+impl<W: Write> Report<W> {
+    fn add(&mut self, line: &Line<'_>, expected: Option<&Grade>) -> io::Result<()> {
         self.verdicts += 1;
-        match expected.filter(|expected| *expected != line.grade) {
-            Some(expected) => writeln!(out, "{line}  (expected: {expected})")?,
-            None => {
-                self.as_expected += 1;
-                writeln!(out, "{line}")?;
-            }
+        if expected == Some(&line.grade) {
+            self.as_expected += 1;
+            return writeln!(self.out, "{line}");
         }
-        Ok(())
+        writeln!(self.out, "{line}  (expected: {})", expected.map_or("nothing", |grade| grade.name()))
+    }
+
+    fn finish(mut self) -> Result<usize> {
+        writeln!(self.out, "judge: {} verdicts, {} as expected", self.verdicts, self.as_expected)?;
+        Ok(self.verdicts - self.as_expected)
     }
 }
 
@@ -332,7 +331,9 @@ impl Problem {
             return Err(about(directory)("there are no tests"));
         }
         let sources = entries(&directory.join("submissions"))?.into_iter().filter(|path| has_extension(path, "c"));
-        let submissions = sources.map(|path| Submission::load(&path, tests.len())).collect::<Result<Vec<_>>>()?;
+        let problem = file_name(directory);
+        let submissions = sources.map(|path| Submission::load(&problem, &path, tests.len()));
+        let submissions = submissions.collect::<Result<Vec<_>>>()?;
         Ok(Self { limits, tests, submissions })
     }
 }
@@ -350,12 +351,10 @@ impl Test {
 }
 
 impl Submission {
-    fn load(path: &Path, tests: usize) -> Result<Self> {
+    fn load(problem: &str, path: &Path, tests: usize) -> Result<Self> {
         let source = read_text(path)?;
         let expected = expectation(&source, tests).map_err(about(path))?;
-        let [file, _, problem] = [0, 1, 2].map(|above| path.ancestors().nth(above).and_then(Path::file_name));
-        let [file, problem] = [file, problem].map(|name| name.unwrap_or_default().display());
-        Ok(Self { name: format!("{problem}/{file}"), source, expected })
+        Ok(Self { name: format!("{problem}/{}", file_name(path)), source, expected })
     }
 }
 
@@ -408,6 +407,10 @@ fn entries(directory: &Path) -> Result<Vec<PathBuf>> {
 
 fn has_extension(path: &Path, extension: &str) -> bool {
     path.extension() == Some(OsStr::new(extension))
+}
+
+fn file_name(path: &Path) -> Cow<'_, str> {
+    path.file_name().unwrap_or_default().to_string_lossy()
 }
 
 fn read_text(path: &Path) -> Result<String> {

@@ -81,14 +81,20 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Child {
     pub(crate) fn new(mut running: Running, prepared: Prepared, mut pipes: Pipes) -> Self {
         pipes.pty = pipes.pty.or_else(|| running.terminal.take());
-        Self {
+        let last = running.last.take();
+        let child = Self {
             running,
             prepared,
             pipes: Mutex::new(pipes),
             end: Mutex::new(None),
             output_exceeded: AtomicBool::new(false),
             detached: false,
+        };
+        if let Some(packet) = last {
+            *lock(&child.end) = Some(child.conclude(&packet));
+            child.running.agent.end();
         }
+        child
     }
 
     /// The program's number as the host sees it; 0 if the host cannot see it, as in a PID namespace that was joined.

@@ -18,7 +18,7 @@ use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
     SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair, sockopt,
 };
-use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid};
+use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitIdStatus, pidfd_open, pidfd_send_signal, waitid};
 
 use crate::error::Error;
 use crate::idmap::Writer;
@@ -50,6 +50,8 @@ pub(crate) struct Running {
     pub(crate) pid: u32,
     /// The master of the terminal that the agent has opened.
     pub(crate) terminal: Option<OwnedFd>,
+    /// The agent's last word, where the program ended before the stage had introduced the agent.
+    pub(crate) last: Option<Packet>,
     pub(crate) started: Instant,
 }
 
@@ -109,6 +111,7 @@ struct Birth {
     program: Option<OwnedFd>,
     pid: u32,
     terminal: Option<OwnedFd>,
+    last: Option<Packet>,
 }
 
 enum Trouble {
@@ -147,17 +150,15 @@ impl Birth {
         };
         hand_over(&control, &hello, &fds, &inner.trees)?;
         let stage = Stage::spawn(inner.image.path()?, theirs)?;
-        Ok(Self { control, stage, agent: None, program: None, pid: 0, terminal: None })
+        Ok(Self { control, stage, agent: None, program: None, pid: 0, terminal: None, last: None })
     }
 
     /// Hears what comes until the program runs.
     fn attend(&mut self, prepared: &Prepared, deadline: Instant) -> Result<(), Trouble> {
         while self.program.is_none() || self.agent.is_none() {
-            let watched = match &self.agent {
-                Some(agent) => agent.pidfd.as_fd(),
-                None => self.stage.pidfd.as_fd(),
-            };
-            let [_, ended] = wait_for([self.control.as_fd(), watched], Some(deadline))?.ok_or(Trouble::TimedOut)?;
+            let watched = self.agent.as_ref().map(|agent| &agent.pidfd).or(self.stage.pidfd.as_ref());
+            let fds = [self.control.as_fd(), watched.unwrap_or(&self.control).as_fd()];
+            let [_, ended] = wait_for(fds, Some(deadline))?.ok_or(Trouble::TimedOut)?;
             match receive(&self.control)? {
                 Some(packet) => self.hear(prepared, packet)?,
                 // The stage's end is the normal thing once the agent is known; anything else is not.
@@ -189,6 +190,7 @@ impl Birth {
                 let failure = decode::<Failure>(&packet.body);
                 return Err(failure.map_or_else(|_| self.lost().into(), Trouble::Failed));
             }
+            message::EXITED => self.last = Some(packet),
             message::EOF => return Err(self.lost().into()),
             _ => {}
         }
@@ -202,14 +204,14 @@ impl Birth {
 
     fn lost(&self) -> Error {
         let (who, pidfd) = match &self.agent {
-            Some(agent) => ("the agent", &agent.pidfd),
-            None => ("the stage", &self.stage.pidfd),
+            Some(agent) => ("the agent", Some(&agent.pidfd)),
+            None => ("the stage", self.stage.pidfd.as_ref()),
         };
-        let how = how_it_ended(pidfd);
+        let how = pidfd.map_or_else(|| "ended".into(), how_it_ended);
         Error::AgentLost { reason: format!("{who} {how} while the sandbox was set up") }
     }
 
-    fn complete(mut self) -> Result<Running, Error> {
+    fn complete(self) -> Result<Running, Error> {
         self.stage.reap();
         match (self.agent, self.program) {
             (Some(agent), Some(program)) => Ok(Running {
@@ -218,6 +220,7 @@ impl Birth {
                 program,
                 pid: self.pid,
                 terminal: self.terminal,
+                last: self.last,
                 started: Instant::now(),
             }),
             _ => Err(Error::AgentLost { reason: "it never came".into() }),
@@ -227,8 +230,10 @@ impl Birth {
     /// Ends what there is. The agent ends everything else when its socket does.
     fn abort(mut self) {
         let _ = rustix::net::shutdown(&self.control, rustix::net::Shutdown::Both);
-        let _ = wait_for([self.stage.pidfd.as_fd()], Some(Instant::now() + Duration::from_millis(500)));
-        let _ = pidfd_send_signal(&self.stage.pidfd, Signal::KILL);
+        if let Some(stage) = &self.stage.pidfd {
+            let _ = wait_for([stage.as_fd()], Some(Instant::now() + Duration::from_millis(500)));
+            let _ = pidfd_send_signal(stage, Signal::KILL);
+        }
         self.stage.reap();
         // Its pidfd may have come last, behind what made us give up.
         while let (None, Ok(Some(mut packet))) = (&self.agent, receive_raw(&self.control)) {
@@ -247,7 +252,8 @@ impl Birth {
 /// The stage's process, S.
 struct Stage {
     child: std::process::Child,
-    pidfd: OwnedFd,
+    /// None where the host reaps by itself, or ignores SIGCHLD, and it has ended already.
+    pidfd: Option<OwnedFd>,
 }
 
 impl Stage {
@@ -265,10 +271,13 @@ impl Stage {
                 result => break result.map_err(support::diagnose_start)?,
             }
         };
-        let pid = Pid::from_child(&child);
-        match pidfd_open(pid, PidfdFlags::empty()) {
-            Ok(pidfd) => Ok(Self { child, pidfd }),
+        match pidfd_open(Pid::from_child(&child), PidfdFlags::empty()) {
+            // Not our child: its number was another's in no time.
+            Ok(pidfd) if matches!(look_at(&pidfd), Err(Errno::CHILD)) => Ok(Self { child, pidfd: None }),
+            Ok(pidfd) => Ok(Self { child, pidfd: Some(pidfd) }),
+            Err(Errno::SRCH) => Ok(Self { child, pidfd: None }),
             Err(errno) => {
+                // Its socket is the caller's to close: with that it ends.
                 let _ = child.kill();
                 let _ = child.wait();
                 Err(Error::host("watch the stage")(errno))
@@ -277,8 +286,10 @@ impl Stage {
     }
 
     /// It has ended, or is just about to.
-    fn reap(&mut self) {
-        reap(&self.pidfd);
+    fn reap(&self) {
+        if let Some(pidfd) = &self.pidfd {
+            reap(pidfd);
+        }
     }
 }
 
@@ -332,10 +343,15 @@ fn reap(pidfd: &OwnedFd) {
     while matches!(waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED), Err(Errno::INTR)) {}
 }
 
+/// How a child stands, without reaping it.
+fn look_at(pidfd: &OwnedFd) -> Result<Option<WaitIdStatus>, Errno> {
+    let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    waitid(WaitId::PidFd(pidfd.as_fd()), look)
+}
+
 /// For the error that nobody expects.
 fn how_it_ended(pidfd: &OwnedFd) -> String {
-    let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-    match waitid(WaitId::PidFd(pidfd.as_fd()), look) {
+    match look_at(pidfd) {
         Ok(Some(status)) => match (status.exit_status(), status.terminating_signal()) {
             (Some(code), _) => format!("exited with code {code}"),
             (_, Some(signal)) => format!("was killed by signal {signal}"),
@@ -412,6 +428,7 @@ pub(crate) fn send(control: &OwnedFd, number: u32, body: &[u8], fds: &[BorrowedF
 }
 
 /// What came.
+#[derive(Debug)]
 pub(crate) struct Packet {
     pub(crate) number: u32,
     pub(crate) body: Vec<u8>,

@@ -414,7 +414,8 @@ pub(crate) const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 
 /// The paths at which to look for a program, as execvp(3) does.
 pub(crate) fn candidates(program: &OsStr, path: Option<&OsStr>) -> Result<Vec<CString>, Error> {
-    if program.as_bytes().contains(&b'/') {
+    // Without a name there is nothing to look for, in any directory.
+    if program.is_empty() || program.as_bytes().contains(&b'/') {
         return Ok(vec![c_string("program", program)?]);
     }
     let path = path.unwrap_or(OsStr::new(DEFAULT_PATH));

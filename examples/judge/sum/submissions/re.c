@@ -1,7 +1,7 @@
 // expect: RE RE
 // Writes to where nothing is.
 int main(void) {
-    int *volatile nowhere = 0;
+    volatile int *nowhere = 0;
     *nowhere = 1;
     return 0;
 }
