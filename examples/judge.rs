@@ -4,9 +4,10 @@
 //! $ cargo run --release --example judge -- examples/judge/
 //! ```
 //!
-//! A submission is a stranger's program, and so is what it makes of the compiler (`#include "/etc/passwd"`). Both run in
-//! a sandbox: no network, no process but its own, no file but `/usr`, itself, and a private `/tmp`. It needs gcc, and
-//! works as root and as an ordinary user. Nothing is left of a submission when its verdict is out.
+//! A submission is a stranger's program, and so is what it makes of the compiler (`#include "/etc/passwd"`). Both run
+//! in a sandbox: there is no network, no process but its own, and of the host's files only programs and libraries,
+//! read-only. Nothing is left of a submission when its verdict is out. The judge needs gcc, and works as root and as an
+//! ordinary user.
 //!
 //! A problem is a directory:
 //!
@@ -67,8 +68,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// Judges every submission to every problem, and counts the verdicts that are not as expected. All that is in the directory
-/// is read, and complained of, before the first submission is compiled.
+/// Judges every submission to every problem, and counts the verdicts that are not as expected. All that is in the
+/// directory is read, and complained of, before the first submission is compiled.
 fn judge(directory: &Path, out: impl Write) -> Result<usize> {
     let directories = entries(directory)?.into_iter().filter(|path| path.is_dir());
     let problems = directories.map(|path| Problem::load(&path)).collect::<Result<Vec<_>>>()?;
@@ -101,7 +102,7 @@ fn judge_submission(problem: &Problem, submission: &Submission, report: &mut Rep
     Ok(())
 }
 
-/// What compiling and running have in common: the whole system but for its programs and libraries is out of reach.
+/// What compiling and running have in common.
 fn isolated() -> Sandbox {
     Sandbox::new()
         .user_ns()
@@ -150,8 +151,8 @@ fn compile(source: &str) -> Result<Compiled> {
 
 /// Runs a compiled submission on one input.
 ///
-/// The input is written to a pipe. If the file itself were its stdin, a submission that runs as the judge's own user could
-/// open `/proc/self/fd/0` anew, for writing, and change the test for all who come after.
+/// The input is written to a pipe. If the file itself were its stdin, a submission that runs as the judge's own user
+/// could open `/proc/self/fd/0` anew, for writing, and change the test for all who come after.
 fn run(prepared: &Prepared, input: &[u8]) -> Result<Output> {
     let mut command = prepared.command("/program");
     let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
@@ -237,8 +238,8 @@ fn note(verdict: &Verdict) -> String {
     }
 }
 
-/// The compiler's first error, or how it ended if it had none. The text is the submission's as much as the compiler's, so
-/// nothing of it may reach a terminal but what can be printed.
+/// The compiler's first error, or how it ended if it had none. The text is the submission's as much as the compiler's,
+/// so nothing of it may reach a terminal but what can be printed.
 fn complaint(output: &Output) -> String {
     let text = String::from_utf8_lossy(&output.stderr);
     let error = text.lines().find(|line| line.contains("error:"));
@@ -340,7 +341,8 @@ impl Problem {
 
 impl Test {
     fn load(input: &Path) -> Result<Self> {
-        let number = input.file_stem().unwrap_or_default().to_string_lossy().parse().map_err(about(input))?;
+        let number = input.file_stem().unwrap_or_default().to_string_lossy().parse();
+        let number = number.map_err(|_| about(input)("a test's name is its number"))?;
         let answer = input.with_extension("out");
         Ok(Self {
             number,

@@ -125,7 +125,7 @@ impl Ids {
         if let Some(group) = self.groups.iter().find(|group| !holds(&gid_map, **group)) {
             return Err(Error::invalid("groups", format!("{group} is not mapped")));
         }
-        if !self.host_root && uid_map.iter().any(|range| range.outer == 0) {
+        if host.initial && !self.host_root && uid_map.iter().any(|range| range.outer == 0) {
             let reason = "the host's uid 0 would be mapped: without any capability it may still write files such as \
                           core_pattern; map_host_root() accepts that";
             return Err(Error::invalid("uid_map", reason));
@@ -311,7 +311,7 @@ mod tests {
     use super::*;
 
     fn host(uid: u32, caps: Capabilities) -> Host {
-        Host { uid, gid: uid, caps, last_cap: 40 }
+        Host { uid, gid: uid, caps, last_cap: 40, initial: true }
     }
 
     #[test]

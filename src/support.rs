@@ -91,6 +91,8 @@ pub(crate) struct Host {
     pub(crate) gid: u32,
     pub(crate) caps: Capabilities,
     pub(crate) last_cap: u32,
+    /// It lives in the initial user namespace, where uid 0 owns the machine; in a container's it owns the container.
+    pub(crate) initial: bool,
 }
 
 impl Host {
@@ -100,6 +102,8 @@ impl Host {
             gid: rustix::process::getegid().as_raw(),
             caps: Capabilities::effective(),
             last_cap: Capabilities::last(),
+            initial: std::fs::read_to_string("/proc/self/uid_map")
+                .map_or(true, |map| map.split_whitespace().eq(["0", "0", "4294967295"])),
         }
     }
 }
@@ -347,6 +351,10 @@ pub(crate) fn diagnose(symptom: &Symptom<'_>) -> Option<Error> {
             "it is answered EPERM, and a seccomp filter is on this process".into(),
             "let the outer container's seccomp profile allow unshare(2) (Docker: --security-opt seccomp=...; Kubernetes: \
              securityContext.seccompProfile)",
+        ),
+        Step::IdMap => unsupported(
+            "the kernel refuses the id map: to map the uid 0 of an outer user namespace takes CAP_SETFCAP in it".into(),
+            "run as another user than the outer container's root, or leave it CAP_SETFCAP",
         ),
         Step::UserNamespace => unsupported(
             "the kernel refuses a user namespace (EPERM), as it does to a process in a chroot".into(),
