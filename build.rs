@@ -13,6 +13,7 @@ fn main() {
     println!("cargo::rerun-if-changed=build.rs");
 
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR")).join("stage");
+    println!("cargo::rustc-env=STOCKADE_STAGE={}", out.display());
     // Miri interprets the host's side only: nothing can be executed there.
     if env::var_os("CARGO_CFG_MIRI").is_some() {
         std::fs::write(&out, b"").expect("OUT_DIR is writable");

@@ -58,6 +58,9 @@ impl Stdio {
     }
 }
 
+/// A descriptor of the caller's. What leads to a file of the host by name can be opened again by a program of the same
+/// user, for writing too if its mode allows that (`/proc/self/fd/0`), however it was opened here; a pipe or a sealed memfd
+/// cannot.
 impl From<OwnedFd> for Stdio {
     fn from(fd: OwnedFd) -> Self {
         Self { kind: Kind::Given(Arc::new(fd)) }
@@ -197,7 +200,8 @@ impl Command {
     }
 
     /// Hands a descriptor over, as number `target` (3 or more; 0 to 2 are the streams). Two of the same number are
-    /// [`Error::Invalid`].
+    /// [`Error::Invalid`]. It gives all that the descriptor can be used for: a directory is a way to all that is below and
+    /// above it, and a file may be opened again for writing if its mode allows that.
     pub fn fd(&mut self, target: u32, fd: impl Into<OwnedFd>) -> &mut Self {
         self.descriptors.push((target, Arc::new(fd.into())));
         self

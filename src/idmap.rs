@@ -303,7 +303,7 @@ fn unused_range() -> Result<u32, Error> {
     (0..slots)
         .map(|slot| UNUSED.start + first.wrapping_add(slot) % slots * DEFAULT_RANGE)
         .find(free)
-        .ok_or_else(|| support::no_unused_ids())
+        .ok_or_else(support::no_unused_ids)
 }
 
 #[cfg(test)]

@@ -5,8 +5,14 @@ use std::process::ExitStatus;
 use std::time::Duration;
 
 /// A signal (signal(7)).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Signal(u32);
+
+impl fmt::Debug for Signal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
 
 macro_rules! signals {
     ($($(#[$doc:meta])* $name:ident = $number:literal,)*) => {
@@ -212,14 +218,14 @@ pub struct Evidence {
 /// 1. it wrote more than it may: [`Limit::Output`];
 /// 2. its time was over while it still ran: [`Limit::WallTime`];
 /// 3. the host ended it: [`KilledBy::Host`];
-/// 4. SIGXCPU or SIGKILL, with an `RLIMIT_CPU` set and that much CPU time used, to a twentieth (the kernel compares by the
+/// 4. SIGXCPU or SIGKILL, with an `RLIMIT_CPU` set and three quarters of that much CPU time used (the kernel compares by the
 ///    ticks of its clock, and accounts more finely): [`Limit::CpuTime`];
 /// 5. SIGXFSZ, with an `RLIMIT_FSIZE` set: [`Limit::FileSize`];
 /// 6. any signal: [`Verdict::Signaled`];
 /// 7. its own code: [`Verdict::Exited`].
 pub fn judge(evidence: &Evidence) -> Verdict {
     let signal = u32::try_from(evidence.status & 0x7f).ok().and_then(Signal::from_number);
-    let out_of_cpu = || evidence.cpu_limit.is_some_and(|limit| evidence.cpu >= limit - limit / 20);
+    let out_of_cpu = || evidence.cpu_limit.is_some_and(|limit| evidence.cpu >= limit - limit / 4);
     match signal {
         _ if evidence.output_exceeded => Verdict::LimitExceeded(Limit::Output),
         _ if evidence.wall_time_over => Verdict::LimitExceeded(Limit::WallTime),
@@ -254,8 +260,11 @@ mod tests {
             ),
             (Evidence { output_exceeded: true, wall_time_over: true, ..killed }, Verdict::LimitExceeded(Limit::Output)),
             (Evidence { cpu_limit: Some(second), cpu: second, ..killed }, Verdict::LimitExceeded(Limit::CpuTime)),
-            (Evidence { cpu_limit: Some(second), cpu: second * 96 / 100, ..killed }, Verdict::LimitExceeded(Limit::CpuTime)),
-            (Evidence { cpu_limit: Some(second), cpu: second * 9 / 10, ..killed }, Verdict::Signaled(Signal::KILL)),
+            (
+                Evidence { cpu_limit: Some(second), cpu: second * 80 / 100, ..killed },
+                Verdict::LimitExceeded(Limit::CpuTime),
+            ),
+            (Evidence { cpu_limit: Some(second), cpu: second * 7 / 10, ..killed }, Verdict::Signaled(Signal::KILL)),
             // It raised the signal itself.
             (Evidence { status: 24, ..Evidence::default() }, Verdict::Signaled(Signal::XCPU)),
             (Evidence { status: 25, ..Evidence::default() }, Verdict::Signaled(Signal::XFSZ)),

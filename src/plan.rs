@@ -374,8 +374,10 @@ record! {
     Rlimit {
         /// `RLIMIT_*`.
         resource: u32,
-        /// Soft and hard limit.
-        value: u64,
+        /// Soft limit.
+        soft: u64,
+        /// Hard limit.
+        hard: u64,
     }
 }
 

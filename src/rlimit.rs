@@ -23,7 +23,7 @@ macro_rules! resources {
 }
 
 resources! {
-    /// Seconds of CPU time (`RLIMIT_CPU`).
+    /// Seconds of CPU time (`RLIMIT_CPU`): SIGXCPU at the limit, and SIGKILL a second later.
     Cpu = 0 Cpu,
     /// Bytes of the largest file that it may write (`RLIMIT_FSIZE`).
     FileSize = 1 Fsize,
@@ -57,14 +57,16 @@ resources! {
     RealtimeTime = 15 Rttime,
 }
 
-/// Soft and hard limit are both set to the value. Raising a hard limit needs CAP_SYS_RESOURCE in the host's namespace.
+/// Soft and hard limit are both set to the value; that of CPU time is one second harder, since SIGXCPU, which comes at the
+/// soft limit, tells more than a SIGKILL does. Raising a hard limit needs CAP_SYS_RESOURCE in the host's namespace.
 pub(crate) fn compile(resource: Resource, value: u64, may_raise: bool) -> Result<plan::Rlimit, Error> {
-    // Everything beyond this is an error for one resource, and for the others a way to say: no limit.
-    let hard = rustix::process::getrlimit(resource.rustix()).maximum;
-    if let Some(hard) = hard.filter(|hard| value > *hard && !may_raise) {
-        let reason =
-            format!("{resource:?}: {value} is above the hard limit of {hard}, and raising it needs CAP_SYS_RESOURCE");
+    let highest = rustix::process::getrlimit(resource.rustix()).maximum.filter(|_| !may_raise).unwrap_or(u64::MAX);
+    if value > highest {
+        let reason = format!(
+            "{resource:?}: {value} is above the hard limit of {highest}, and raising it needs CAP_SYS_RESOURCE"
+        );
         return Err(Error::invalid("rlimit", reason));
     }
-    Ok(plan::Rlimit { resource: resource as u32, value })
+    let hard = if resource == Resource::Cpu { value.saturating_add(1).min(highest) } else { value };
+    Ok(plan::Rlimit { resource: resource as u32, soft: value, hard })
 }

@@ -1,5 +1,7 @@
 //! Commands: what the program gets, and how it is found.
 
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 mod common;
 
 use std::fs::File;
@@ -34,9 +36,11 @@ fn exit_codes_and_signals_are_told_apart() {
 fn the_environment_is_empty_but_for_path() {
     let output = Sandbox::new().command("/usr/bin/env").output().unwrap();
     assert_eq!(String::from_utf8_lossy(&output.stdout), "PATH=/usr/local/bin:/usr/bin:/bin\n");
-    let output = Sandbox::new().command("/usr/bin/env").env_clear().env("A", "1").envs([("B", "x=y")]).output().unwrap();
+    let output =
+        Sandbox::new().command("/usr/bin/env").env_clear().env("A", "1").envs([("B", "x=y")]).output().unwrap();
     assert_eq!(String::from_utf8_lossy(&output.stdout), "A=1\nB=x=y\n");
-    let output = Sandbox::new().command("/usr/bin/env").env("A", "1").env_remove("A").env_remove("PATH").output().unwrap();
+    let output =
+        Sandbox::new().command("/usr/bin/env").env("A", "1").env_remove("A").env_remove("PATH").output().unwrap();
     assert_eq!(output.stdout, b"");
 }
 
@@ -78,7 +82,8 @@ fn the_program_is_looked_up_in_the_sandboxes_path() {
 #[test]
 fn working_directory() {
     let sandbox = all_namespaces().rootfs(Rootfs::system()).dir("/work/deep");
-    let pwd = |directory: &str| sandbox.command("pwd").env_remove("PWD").arg("-P").current_dir(directory).output().unwrap();
+    let pwd =
+        |directory: &str| sandbox.command("pwd").env_remove("PWD").arg("-P").current_dir(directory).output().unwrap();
     assert_eq!(pwd("/work/deep").stdout, b"/work/deep\n");
     assert_eq!(pwd("work").stdout, b"/work\n");
     assert_eq!(pwd("/../../work").stdout, b"/work\n");
@@ -106,7 +111,13 @@ fn streams() {
     file.read_to_string(&mut text).unwrap();
     assert_eq!(text, "from a file");
     // Pipes, both ways.
-    let child = all_namespaces().command("tr").args(["a-z", "A-Z"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let child = all_namespaces()
+        .command("tr")
+        .args(["a-z", "A-Z"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
     let (mut stdin, mut stdout) = (child.take_stdin().unwrap(), child.take_stdout().unwrap());
     assert!(child.take_stdin().is_none() && child.take_stderr().is_none() && child.take_pty().is_none());
     stdin.write_all(b"through").unwrap();

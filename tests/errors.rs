@@ -1,6 +1,8 @@
 //! Bad input: a typed error before anything is started, or after everything is cleaned up. Each is tried twice, and what
 //! is left is counted: processes, descriptors, mounts, files.
 
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 mod common;
 
 use std::fs;
@@ -54,14 +56,29 @@ fn programs_that_cannot_be_executed() {
             assert_eq!(exec_errno("its interpreter is missing", || sandbox.command(&orphan)), libc::ENOENT);
             assert_eq!(exec_errno("below a file", || sandbox.command(text.join("x"))), libc::ENOENT);
             let long = "x".repeat(2 << 20);
-            assert_eq!(exec_errno("a 2 MiB argument", || { let mut c = sandbox.command("/bin/true"); c.arg(&long); c }), libc::E2BIG);
+            assert_eq!(
+                exec_errno("a 2 MiB argument", || {
+                    let mut c = sandbox.command("/bin/true");
+                    c.arg(&long);
+                    c
+                }),
+                libc::E2BIG
+            );
         }
         let nul = error("a NUL in the program", || Sandbox::new().command("a\0b"));
         assert!(matches!(nul, Error::Invalid { setting: "program", .. }), "{nul}");
-        let nul = error("a NUL in an argument", || { let mut c = Sandbox::new().command("true"); c.arg("a\0b"); c });
+        let nul = error("a NUL in an argument", || {
+            let mut c = Sandbox::new().command("true");
+            c.arg("a\0b");
+            c
+        });
         assert!(matches!(nul, Error::Invalid { setting: "arg", .. }), "{nul}");
         for (key, value) in [("A\0", "x"), ("A", "x\0"), ("", "x"), ("A=B", "x")] {
-            let bad = error("a bad variable", || { let mut c = Sandbox::new().command("true"); c.env(key, value); c });
+            let bad = error("a bad variable", || {
+                let mut c = Sandbox::new().command("true");
+                c.env(key, value);
+                c
+            });
             assert!(matches!(bad, Error::Invalid { setting: "env", .. }), "{bad}");
         }
     });
@@ -101,7 +118,8 @@ fn targets_that_will_not_do() {
         invalid("upwards", &rootfs.clone().bind_ro("/etc", "/a/../../b"));
         invalid("a NUL", &rootfs.clone().tmpfs("/a\0b", 4096));
         invalid("too long", &rootfs.clone().tmpfs(format!("/{}", "a/".repeat(3000)), 4096));
-        let error = error("a name too long", || rootfs.clone().tmpfs(format!("/{}", "a".repeat(300)), 4096).command("true"));
+        let error =
+            error("a name too long", || rootfs.clone().tmpfs(format!("/{}", "a".repeat(300)), 4096).command("true"));
         assert!(matches!(error, Error::Setup { step: Step::MountTarget, .. }), "{error:?}");
     });
 }
@@ -123,9 +141,13 @@ fn numbers_that_make_no_sense() {
         invalid("a map of nothing", &new().uid_map(0, 100_000, 0));
         invalid("a map beyond the end", &new().uid_map(0, u32::MAX, 2));
         invalid("a user that is not mapped", &new().uid_map(0, 100_000, 10).gid_map(0, 100_000, 10).uid(10).gid(0));
-        invalid("too many layers", &(0..70).fold(new(), |s, _| s).overlay("/mnt", (0..70).fold(Overlay::new("/etc"), |o, _| o.lower("/etc"))));
+        invalid(
+            "too many layers",
+            &(0..70).fold(new(), |s, _| s).overlay("/mnt", (0..70).fold(Overlay::new("/etc"), |o, _| o.lower("/etc"))),
+        );
         // Absurdly large ones are no limit.
-        let sandbox = new().pid_ns().wall_time_limit(Duration::MAX).output_limit(u64::MAX).rlimit(Resource::Stack, 1 << 40);
+        let sandbox =
+            new().pid_ns().wall_time_limit(Duration::MAX).output_limit(u64::MAX).rlimit(Resource::Stack, 1 << 40);
         let outcome = sandbox.command("/bin/true").status();
         assert!(outcome.is_ok_and(|outcome| outcome.success()) || sandbox.prepare().is_err());
     });
@@ -146,7 +168,11 @@ fn descriptors_that_clash() {
             assert!(matches!(error, Error::Invalid { setting: "fd", .. }), "{error:?}");
         }
         // More than this process may have open: the kernel says so, of that step.
-        let error = error("a target above the limit", || { let mut c = Sandbox::new().command("/bin/true"); c.fd((1 << 20) - 1, null()); c });
+        let error = error("a target above the limit", || {
+            let mut c = Sandbox::new().command("/bin/true");
+            c.fd((1 << 20) - 1, null());
+            c
+        });
         assert!(matches!(error, Error::Setup { step: Step::Descriptors, .. }), "{error:?}");
     });
 }
@@ -156,7 +182,11 @@ fn working_directories_that_are_not_there() {
     alone("working_directories_that_are_not_there", || {
         for sandbox in [Sandbox::new(), Sandbox::new().rootfs(Rootfs::system())] {
             for directory in ["/no/such", "/usr/bin/env", "/proc/self/fd/0/x"] {
-                let error = error("no directory", || { let mut c = sandbox.command("/bin/true"); c.current_dir(directory); c });
+                let error = error("no directory", || {
+                    let mut c = sandbox.command("/bin/true");
+                    c.current_dir(directory);
+                    c
+                });
                 assert!(matches!(error, Error::Setup { step: Step::WorkingDirectory, .. }), "{error:?}");
             }
         }
@@ -204,13 +234,24 @@ fn a_host_out_of_processes() {
     alone("a_host_out_of_processes", || {
         let none = rustix::process::Rlimit { current: Some(0), maximum: None };
         let before = common::belongings();
-        let (soft, hard) = { let l = rustix::process::getrlimit(rustix::process::Resource::Nproc); (l.current, l.maximum) };
-        rustix::process::setrlimit(rustix::process::Resource::Nproc, rustix::process::Rlimit { maximum: hard, ..none }).unwrap();
+        let (soft, hard) = {
+            let l = rustix::process::getrlimit(rustix::process::Resource::Nproc);
+            (l.current, l.maximum)
+        };
+        rustix::process::setrlimit(rustix::process::Resource::Nproc, rustix::process::Rlimit { maximum: hard, ..none })
+            .unwrap();
         for sandbox in [Sandbox::new(), all_namespaces()] {
             let result = sandbox.command("true").status();
-            assert!(matches!(result, Err(Error::Setup { step: Step::Stage | Step::Agent | Step::Spawn, .. })), "{result:?}");
+            assert!(
+                matches!(result, Err(Error::Setup { step: Step::Stage | Step::Agent | Step::Spawn, .. })),
+                "{result:?}"
+            );
         }
-        rustix::process::setrlimit(rustix::process::Resource::Nproc, rustix::process::Rlimit { current: soft, maximum: hard }).unwrap();
+        rustix::process::setrlimit(
+            rustix::process::Resource::Nproc,
+            rustix::process::Rlimit { current: soft, maximum: hard },
+        )
+        .unwrap();
         assert_eq!(before, common::belongings());
         assert!(all_namespaces().command("true").status().unwrap().success());
     });
@@ -228,12 +269,20 @@ fn launches_leave_nothing() {
                 child.wait().unwrap();
             }
         };
-        for sandbox in [Sandbox::new(), all_namespaces(), all_namespaces().rootfs(Rootfs::system()), Sandbox::new().as_pid_1()] {
+        for sandbox in
+            [Sandbox::new(), all_namespaces(), all_namespaces().rootfs(Rootfs::system()), Sandbox::new().as_pid_1()]
+        {
             leaves_nothing("launches", || run(&sandbox));
         }
         // Namespaces too: the kernel counts them for the user; it drops them in its own time.
-        let host = fs::read_dir("/proc").unwrap().flatten().filter(|entry| fs::read_to_string(entry.path().join("comm")).is_ok_and(|name| name == "stockade\n"));
-        let ours = host.filter(|entry| fs::read_to_string(entry.path().join("stat")).is_ok_and(|stat| stat.contains(&format!(" {} ", std::process::id()))));
+        let host = fs::read_dir("/proc")
+            .unwrap()
+            .flatten()
+            .filter(|entry| fs::read_to_string(entry.path().join("comm")).is_ok_and(|name| name == "stockade\n"));
+        let ours = host.filter(|entry| {
+            fs::read_to_string(entry.path().join("stat"))
+                .is_ok_and(|stat| stat.contains(&format!(" {} ", std::process::id())))
+        });
         assert_eq!(ours.count(), 0);
     });
 }

@@ -1,5 +1,7 @@
 //! The handle: waiting, signals, deadlines, the tree's end, dropping; from several threads, and from odd hosts.
 
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 mod common;
 
 use std::os::fd::AsFd as _;
@@ -55,7 +57,10 @@ fn many_threads_wait_for_one() {
 #[test]
 fn a_thread_that_waits_does_not_keep_others_from_killing() {
     let child = Arc::new(all_namespaces().command("sleep").arg("1000").spawn().unwrap());
-    let waiting = { let child = child.clone(); std::thread::spawn(move || child.wait().unwrap().verdict) };
+    let waiting = {
+        let child = child.clone();
+        std::thread::spawn(move || child.wait().unwrap().verdict)
+    };
     std::thread::sleep(Duration::from_millis(50));
     assert!(child.try_wait().unwrap().is_none());
     child.usage().unwrap();
@@ -103,7 +108,8 @@ fn stop_and_continue() {
 fn kill_ends_the_whole_tree() {
     let marker = marker("kill");
     let child = sleeping(&all_namespaces(), &marker);
-    let script = format!("setsid sh -c '{}' & setsid setsid sh -c '{}' & sleep 1000", sleeper(&marker), sleeper(&marker));
+    let script =
+        format!("setsid sh -c '{}' & setsid setsid sh -c '{}' & sleep 1000", sleeper(&marker), sleeper(&marker));
     let second = all_namespaces().command("sh").args(["-c", &script]).spawn().unwrap();
     assert!(eventually(SOON, || alive(&marker).len() >= 3));
     for child in [child, second] {
@@ -121,7 +127,12 @@ fn without_a_pid_namespace_kill_is_accepted_by_name_only() {
     assert!(matches!(plain.kill(), Err(Error::Unsupported { layer: stockade::Layer::TreeKill, .. })));
     assert!(!plain.report().in_force().contains(Layers::TREE_KILL));
     // Dropping ends what can be found, and that is all of an honest tree: daemons too.
-    let script = format!("setsid sh -c '{}' & setsid setsid sh -c '{} ' & exec sh -c '{}'", sleeper(&marker), sleeper(&marker), sleeper(&marker));
+    let script = format!(
+        "setsid sh -c '{}' & setsid setsid sh -c '{} ' & exec sh -c '{}'",
+        sleeper(&marker),
+        sleeper(&marker),
+        sleeper(&marker)
+    );
     let accepting = Sandbox::new().best_effort(Layers::TREE_KILL);
     let child = accepting.command("sh").args(["-c", &script]).spawn().unwrap();
     assert!(eventually(SOON, || alive(&marker).len() >= 4), "{:?}", alive(&marker));
@@ -136,7 +147,11 @@ fn without_a_pid_namespace_kill_is_accepted_by_name_only() {
 fn what_is_left_behind_ends_with_the_program() {
     for sandbox in [Sandbox::new(), Sandbox::new().pid_ns(), all_namespaces(), Sandbox::new().as_pid_1()] {
         let marker = marker("left");
-        let script = format!("setsid sh -c '{}' & (setsid sh -c '{}' &) ; sleep 0.1; exit 5", sleeper(&marker), sleeper(&marker));
+        let script = format!(
+            "setsid sh -c '{}' & (setsid sh -c '{}' &) ; sleep 0.1; exit 5",
+            sleeper(&marker),
+            sleeper(&marker)
+        );
         let outcome = sandbox.command("sh").args(["-c", &script]).stdout(Stdio::null()).status().unwrap();
         assert_eq!(outcome.verdict, Verdict::Exited(5));
         assert_eq!(alive(&marker), []);
@@ -201,7 +216,10 @@ fn usage_is_live_and_final() {
     let child = all_namespaces().command("sh").args(["-c", busy]).spawn().unwrap();
     assert!(eventually(Duration::from_secs(20), || child.usage().unwrap().cpu() >= Duration::from_millis(50)));
     let usage = child.usage().unwrap();
-    assert!(usage.wall > Duration::from_millis(40) && usage.memory_current.is_some_and(|bytes| bytes > 100_000), "{usage:?}");
+    assert!(
+        usage.wall > Duration::from_millis(40) && usage.memory_current.is_some_and(|bytes| bytes > 100_000),
+        "{usage:?}"
+    );
     assert_eq!(usage.memory_peak, None);
     child.kill().unwrap();
     let last = child.wait().unwrap().usage;
@@ -257,7 +275,10 @@ fn a_host_that_ignores_sigchld() {
             assert_eq!(common::sh(&Sandbox::new(), &format!("exit {round}")).outcome.verdict, Verdict::Exited(round));
         }
         // And the program inside does not inherit that: it can wait for its own.
-        assert!(common::works(&all_namespaces(), "sleep 0.01 & wait $!; grep -q 'SigIgn:.*0000000000000000' /proc/self/status"));
+        assert!(common::works(
+            &all_namespaces(),
+            "sleep 0.01 & wait $!; grep -q 'SigIgn:.*0000000000000000' /proc/self/status"
+        ));
     });
 }
 

@@ -1,5 +1,7 @@
 //! Odd and unlucky hosts: busy threads, killed, stopped, forked; outer filters; closed streams.
 
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 mod common;
 
 use std::io::{BufRead as _, BufReader};
@@ -67,14 +69,16 @@ fn ten_thousand_launches_from_a_busy_program() {
     let launchers: Vec<_> = (0..4)
         .map(|_| {
             let (left, prepared) = (left.clone(), prepared.clone());
-            std::thread::spawn(move || loop {
-                let number = left.fetch_add(1, Ordering::Relaxed);
-                if number >= many {
-                    return;
+            std::thread::spawn(move || {
+                loop {
+                    let number = left.fetch_add(1, Ordering::Relaxed);
+                    if number >= many {
+                        return;
+                    }
+                    let child = prepared[number % 3].command("/bin/true").spawn().unwrap();
+                    let outcome = child.wait_timeout(60 * SECOND).unwrap().expect("no hang");
+                    assert!(outcome.success());
                 }
-                let child = prepared[number % 3].command("/bin/true").spawn().unwrap();
-                let outcome = child.wait_timeout(60 * SECOND).unwrap().expect("no hang");
-                assert!(outcome.success());
             })
         })
         .collect();
@@ -95,7 +99,10 @@ fn a_killed_host_leaves_nothing_alive() {
     }
     for choice in 0..sandboxes().len() {
         let marker = marker("killed");
-        let mut host = { set_choice(choice); host(NAME, &marker) };
+        let mut host = {
+            set_choice(choice);
+            host(NAME, &marker)
+        };
         host.kill().unwrap();
         host.wait().unwrap();
         assert!(eventually(SECOND, || alive(&marker).is_empty()), "{choice}: {:?}", alive(&marker));
@@ -124,7 +131,12 @@ fn a_fork_of_the_host_does_not_keep_it_alive() {
     let mut host = host(NAME, &marker);
     let fork: Vec<u32> = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", host.id()))
         .into_iter()
-        .chain(std::fs::read_dir(format!("/proc/{}/task", host.id())).unwrap().flatten().filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok()))
+        .chain(
+            std::fs::read_dir(format!("/proc/{}/task", host.id()))
+                .unwrap()
+                .flatten()
+                .filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok()),
+        )
         .flat_map(|list| list.split_whitespace().map(|pid| pid.parse().unwrap()).collect::<Vec<_>>())
         .collect();
     host.kill().unwrap();
@@ -197,7 +209,8 @@ fn an_outer_filter_that_does_not_know_newer_calls_is_worked_around() {
         assert_eq!(common::says(&sandbox, "ls -d /a/b/etc; pwd"), "/a/b/etc\n/");
         let output = sandbox.command("pwd").current_dir("/a/b").output().unwrap();
         assert_eq!(output.stdout, b"/a/b\n");
-        let open = common::says(&sandbox, "for fd in /proc/self/fd/*; do echo ${fd##*/}; done | sort -n | tr '\\n' ' '");
+        let open =
+            common::says(&sandbox, "for fd in /proc/self/fd/*; do echo ${fd##*/}; done | sort -n | tr '\\n' ' '");
         assert!(open == "0 1 2" || open == "0 1 2 3", "{open}");
         // No link is followed without openat2: an error, never a guess.
         let error = sandbox.symlink("a", "/link").bind_ro("/etc", "/link/b/etc").command("true").status().unwrap_err();

@@ -1,5 +1,7 @@
 //! Namespaces: each alone, all, every subset; joining; ids; clocks.
 
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 mod common;
 
 use std::fs::File;
@@ -32,7 +34,8 @@ fn inside(sandbox: &Sandbox) -> Vec<(Namespaces, String)> {
     let child = sandbox.command("sleep").arg("1000").stdout(Stdio::null()).spawn().unwrap();
     let links = links.map(|link| link.replace("self", &child.id().to_string()));
     let found = EVERY_NAMESPACE.into_iter().zip(links);
-    let found = found.map(|(namespace, link)| (namespace, std::fs::read_link(link).map(|link| link.to_string_lossy().into_owned())));
+    let found = found
+        .map(|(namespace, link)| (namespace, std::fs::read_link(link).map(|link| link.to_string_lossy().into_owned())));
     let found: Vec<_> = found.map(|(namespace, link)| (namespace, link.unwrap_or_default())).collect();
     drop(child);
     found
@@ -57,7 +60,10 @@ fn every_subset() {
                 assert_eq!(differs, expected.contains(namespace), "{chosen:?}: {namespace:?} is {link}");
             }
         } else {
-            let links = says(&sandbox, "for n in user mnt net ipc uts cgroup time; do readlink /proc/thread-self/ns/$n || readlink /proc/self/ns/$n || echo hidden; done");
+            let links = says(
+                &sandbox,
+                "for n in user mnt net ipc uts cgroup time; do readlink /proc/thread-self/ns/$n || readlink /proc/self/ns/$n || echo hidden; done",
+            );
             for (line, kind) in links.lines().zip(["user", "mnt", "net", "ipc", "uts", "cgroup", "time"]) {
                 let namespace = EVERY_NAMESPACE.into_iter().find(|namespace| name(*namespace) == kind).unwrap();
                 assert_eq!(line != own(kind), expected.contains(namespace), "{chosen:?}: {kind} is {line}");
@@ -86,7 +92,8 @@ fn loopback_is_up_and_alone() {
     // A service of the host's loopback is out of reach; without the layer it is not.
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let connect = format!(": </dev/tcp/127.0.0.1/{}", listener.local_addr().unwrap().port());
-    let reaches = |sandbox: Sandbox| sandbox.command("/bin/bash").args(["-c", &connect]).output().unwrap().outcome.success();
+    let reaches =
+        |sandbox: Sandbox| sandbox.command("/bin/bash").args(["-c", &connect]).output().unwrap().outcome.success();
     assert!(!reaches(Sandbox::new().net_ns()));
     assert!(reaches(Sandbox::new().pid_ns()));
 }
@@ -135,7 +142,10 @@ fn joins_existing_namespaces() {
         sandbox = sandbox.join_ns(kind, file);
     }
     assert_eq!(says(&sandbox, "uname -n"), "other");
-    assert_eq!(says(&sandbox, "readlink /proc/self/ns/net"), std::fs::read_link(format!("/proc/{}/ns/net", other.id())).unwrap().to_string_lossy());
+    assert_eq!(
+        says(&sandbox, "readlink /proc/self/ns/net"),
+        std::fs::read_link(format!("/proc/{}/ns/net", other.id())).unwrap().to_string_lossy()
+    );
     drop(other);
 }
 
@@ -160,7 +170,10 @@ fn one_id_is_mapped_rootless() {
     if is_root() {
         skip!("root maps ranges");
     }
-    assert_eq!(says(&Sandbox::new().user_ns(), "echo $(id -u) $(id -g)"), format!("{} {}", rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw()));
+    assert_eq!(
+        says(&Sandbox::new().user_ns(), "echo $(id -u) $(id -g)"),
+        format!("{} {}", rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw())
+    );
     let sandbox = Sandbox::new().uid(0).gid(5);
     assert_eq!(says(&sandbox, "echo $(id -u) $(id -g)"), "0 5");
     assert_eq!(says(&Sandbox::new().uid(42), "echo $(id -u) $(id -g)"), "42 42");
@@ -186,7 +199,8 @@ fn ids_of_root_are_nobodys() {
     assert_eq!(says(&sandbox, "echo $(id -u) $(id -g) $(id -G)"), "1234 1234 1234 9");
     assert_eq!(says(&Sandbox::new().uid(1234), "id -G"), "1234");
     // As they are asked for.
-    let sandbox = Sandbox::new().uid_map(0, 200_000, 10).uid_map(100, 300_000, 5).gid_map(0, 200_000, 10).uid(102).gid(3);
+    let sandbox =
+        Sandbox::new().uid_map(0, 200_000, 10).uid_map(100, 300_000, 5).gid_map(0, 200_000, 10).uid(102).gid(3);
     assert_eq!(says(&sandbox, "tr -s ' ' </proc/self/uid_map; id -u"), " 0 200000 10\n 100 300000 5\n102");
     // The host's root only by name.
     let zero = Sandbox::new().uid_map(0, 0, 1).gid_map(0, 0, 1);
@@ -197,7 +211,9 @@ fn ids_of_root_are_nobodys() {
 #[test]
 fn subordinate_ids() {
     let sandbox = Sandbox::new().map_subordinate_ids();
-    if !common::has_subordinate_ids() || is_root() && std::fs::read_to_string("/etc/subuid").is_ok_and(|text| !text.contains("root:")) {
+    if !common::has_subordinate_ids()
+        || is_root() && std::fs::read_to_string("/etc/subuid").is_ok_and(|text| !text.contains("root:"))
+    {
         // Then it is an error that says what to do.
         let error = sandbox.command("/bin/true").status().unwrap_err();
         assert!(matches!(&error, Error::Unsupported { remedy, .. } if remedy.contains("sub")), "{error}");

@@ -1,5 +1,7 @@
 //! Privileges: capabilities, no_new_privs, resource limits.
 
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 mod common;
 
 use common::{all_namespaces, is_root, says, sh, works};
@@ -15,7 +17,12 @@ fn sets(sandbox: &Sandbox) -> Vec<u64> {
 
 #[test]
 fn all_five_sets_are_empty() {
-    let mut sandboxes = vec![all_namespaces(), Sandbox::new().user_ns(), Sandbox::new().uid(0).user_ns(), Sandbox::new().uid(7).user_ns()];
+    let mut sandboxes = vec![
+        all_namespaces(),
+        Sandbox::new().user_ns(),
+        Sandbox::new().uid(0).user_ns(),
+        Sandbox::new().uid(7).user_ns(),
+    ];
     if is_root() {
         sandboxes.extend([Sandbox::new(), Sandbox::new().uid(1000), Sandbox::new().as_pid_1()]);
     }
@@ -43,8 +50,14 @@ fn capabilities_are_kept_by_name() {
     if is_root() {
         let sandbox = Sandbox::new().keep_capabilities(Capabilities::CHOWN);
         assert_eq!(sets(&sandbox)[2], Capabilities::CHOWN.bits());
-        assert!(works(&sandbox, "touch /tmp/stockade-test-chown && chown 1 /tmp/stockade-test-chown; r=$?; rm /tmp/stockade-test-chown; exit $r"));
-        assert!(!works(&Sandbox::new(), "touch /tmp/stockade-test-chown && chown 1 /tmp/stockade-test-chown; r=$?; rm /tmp/stockade-test-chown; exit $r"));
+        assert!(works(
+            &sandbox,
+            "touch /tmp/stockade-test-chown && chown 1 /tmp/stockade-test-chown; r=$?; rm /tmp/stockade-test-chown; exit $r"
+        ));
+        assert!(!works(
+            &Sandbox::new(),
+            "touch /tmp/stockade-test-chown && chown 1 /tmp/stockade-test-chown; r=$?; rm /tmp/stockade-test-chown; exit $r"
+        ));
     }
 }
 
@@ -73,9 +86,15 @@ fn set_uid_programs_gain_nothing() {
         skip!("only root can make a set-uid program of root's for the test");
     }
     let directory = common::directory();
-    let program = common::compile(directory.path(), "who", "#include <stdio.h>\n#include <unistd.h>\nint main(void){printf(\"%d\",geteuid());return 0;}", &[]);
+    let program = common::compile(
+        directory.path(),
+        "who",
+        "#include <stdio.h>\n#include <unistd.h>\nint main(void){printf(\"%d\",geteuid());return 0;}",
+        &[],
+    );
     std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o4755)).unwrap();
-    let who = |sandbox: Sandbox| String::from_utf8(sandbox.uid(1000).command(&program).output().unwrap().stdout).unwrap();
+    let who =
+        |sandbox: Sandbox| String::from_utf8(sandbox.uid(1000).command(&program).output().unwrap().stdout).unwrap();
     assert_eq!(who(Sandbox::new()), "1000");
     assert_eq!(who(Sandbox::new().allow_new_privileges()), "0", "the control: without the layer it does");
 }
@@ -112,7 +131,8 @@ fn every_resource_can_be_limited() {
         };
         let line = limits.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("{name} in {limits}"));
         let words: Vec<&str> = line.strip_prefix(name).unwrap().split_whitespace().collect();
-        assert_eq!(words[..2], [value.to_string(), value.to_string()], "{resource:?}");
+        let hard = if *resource == Resource::Cpu { value + 1 } else { value };
+        assert_eq!(words[..2], [value.to_string(), hard.to_string()], "{resource:?}");
     }
 }
 
@@ -125,7 +145,12 @@ fn limits_of_a_process_have_their_verdicts() {
     let directory = common::directory();
     std::fs::set_permissions(directory.path(), std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
     let path = directory.path().join("big");
-    let output = big.command("dd").args(["if=/dev/zero", "bs=4096", "count=1"]).arg(format!("of={}", path.display())).output().unwrap();
+    let output = big
+        .command("dd")
+        .args(["if=/dev/zero", "bs=4096", "count=1"])
+        .arg(format!("of={}", path.display()))
+        .output()
+        .unwrap();
     assert_eq!(output.outcome.verdict, Verdict::LimitExceeded(Limit::FileSize), "{output:?}");
     assert_eq!(std::fs::metadata(path).unwrap().len(), 1000);
 }
@@ -134,10 +159,15 @@ fn limits_of_a_process_have_their_verdicts() {
 fn a_limit_above_the_hard_one_is_refused_before_anything_starts() {
     // Lowered for this process first, so that there is something above it, whoever runs the test.
     common::alone("a_limit_above_the_hard_one_is_refused_before_anything_starts", || {
-        rustix::process::setrlimit(rustix::process::Resource::Core, rustix::process::Rlimit { current: Some(5), maximum: Some(5) }).unwrap();
+        rustix::process::setrlimit(
+            rustix::process::Resource::Core,
+            rustix::process::Rlimit { current: Some(5), maximum: Some(5) },
+        )
+        .unwrap();
         assert_eq!(says(&Sandbox::new().rlimit(Resource::Core, 5), "ulimit -c"), "0");
         let result = Sandbox::new().rlimit(Resource::Core, 6).prepare();
-        let may = rustix::thread::capabilities(None).unwrap().effective.contains(rustix::thread::CapabilitySet::SYS_RESOURCE);
+        let may =
+            rustix::thread::capabilities(None).unwrap().effective.contains(rustix::thread::CapabilitySet::SYS_RESOURCE);
         assert!(may || matches!(result, Err(Error::Invalid { setting: "rlimit", .. })));
     });
 }

@@ -1,5 +1,7 @@
 //! The root, and what is mounted in it.
 
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 mod common;
 
 use std::fs;
@@ -124,10 +126,16 @@ fn devices() {
     let script = "for d in null zero full random urandom tty; do test -c /dev/$d && echo $d; done | tr '\\n' ' ';
         head -c 4 /dev/zero | od -An -tx1; head -c 8 /dev/urandom | wc -c; echo x >/dev/null && echo null-ok;
         (echo x >/dev/full) 2>/dev/null || echo full-ok; echo shm >/dev/shm/a && cat /dev/shm/a; echo fd | cat /dev/fd/0; ls /dev/pts";
-    assert_eq!(says(&sandbox, script), "null zero full random urandom tty  00 00 00 00\n8\nnull-ok\nfull-ok\nshm\nfd\nptmx");
+    assert_eq!(
+        says(&sandbox, script),
+        "null zero full random urandom tty  00 00 00 00\n8\nnull-ok\nfull-ok\nshm\nfd\nptmx"
+    );
     // Nothing can be put in their place.
     assert!(!works(&sandbox, "touch /dev/new || rm /dev/null || mv /dev/zero /dev/z"));
-    assert_eq!(says(&sandbox, "ls /dev | tr '\\n' ' '"), "fd full null ptmx pts random shm stderr stdin stdout tty urandom zero");
+    assert_eq!(
+        says(&sandbox, "ls /dev | tr '\\n' ' '"),
+        "fd full null ptmx pts random shm stderr stdin stdout tty urandom zero"
+    );
     // Shared memory is not shared between sandboxes.
     assert_eq!(says(&sandbox, "ls -A /dev/shm"), "");
 }
@@ -135,7 +143,10 @@ fn devices() {
 #[test]
 fn proc_is_fresh_and_of_its_own_processes() {
     let host = std::process::id();
-    assert!(!works(&empty(), &format!("test -e /proc/{host}/status && grep -q {host} /proc/{host}/status && ps -p {host}")));
+    assert!(!works(
+        &empty(),
+        &format!("test -e /proc/{host}/status && grep -q {host} /proc/{host}/status && ps -p {host}")
+    ));
     assert_eq!(says(&empty(), "cat /proc/1/comm"), "stockade");
     // What only the host's root may write is closed, with a user namespace or without.
     for sandbox in [empty(), empty().user_ns()] {
@@ -177,13 +188,24 @@ fn overlays() {
     let sandbox = empty().overlay("/layers", overlay.clone());
     assert_eq!(says(&sandbox, "cat /layers/one /layers/two /layers/three"), "a/one\nb/two\nc:,\\odd/three");
     // What is written is private, and gone.
-    assert_eq!(says(&sandbox, "rm /layers/two; echo new >/layers/one; cat /layers/one; ls /layers | tr '\\n' ' '"), "new\none three");
+    assert_eq!(
+        says(&sandbox, "rm /layers/two; echo new >/layers/one; cat /layers/one; ls /layers | tr '\\n' ' '"),
+        "new\none three"
+    );
     assert_eq!(fs::read_to_string(at("a/one")).unwrap(), "a/one\n");
     assert_eq!(says(&sandbox, "ls /layers | tr '\\n' ' '"), "one three two");
     // Its layers are nowhere else to be seen.
-    assert_eq!(says(&sandbox, "grep -c overlay /proc/self/mounts; cut -d' ' -f2 /proc/self/mounts | grep -c upper || true"), "1\n0");
+    assert_eq!(
+        says(&sandbox, "grep -c overlay /proc/self/mounts; cut -d' ' -f2 /proc/self/mounts | grep -c upper || true"),
+        "1\n0"
+    );
     // As a root; targets are made in the private layer, not on the host.
-    let root = Sandbox::new().pid_ns().rootfs(Rootfs::overlay(overlay)).bind_ro("/usr", "/usr").bind_ro("/lib64", "/lib64").bind_ro("/lib", "/lib");
+    let root = Sandbox::new()
+        .pid_ns()
+        .rootfs(Rootfs::overlay(overlay))
+        .bind_ro("/usr", "/usr")
+        .bind_ro("/lib64", "/lib64")
+        .bind_ro("/lib", "/lib");
     assert_eq!(says(&root.clone().symlink("usr/bin", "/bin"), "cat /one; echo x >/written; ls -d /usr"), "a/one\n/usr");
     assert!(!at("a/usr").exists() && !at("a/written").exists());
 }
@@ -201,7 +223,10 @@ fn a_chroot_with_a_mount_namespace_pivots() {
     assert_eq!(says(&sandbox, "ls / | tr '\\n' ' '; test /.. -ef / && pwd"), "bin lib lib64 own proc usr /");
     // A target that is missing is not made in a directory of the host.
     let error = sandbox.clone().bind_ro("/etc", "/etc").command("/bin/true").status().unwrap_err();
-    assert!(matches!(&error, Error::Setup { step: Step::MountTarget, subject, .. } if subject.contains("/etc")), "{error}");
+    assert!(
+        matches!(&error, Error::Setup { step: Step::MountTarget, subject, .. } if subject.contains("/etc")),
+        "{error}"
+    );
     assert_eq!(fs::read_dir(root.path()).unwrap().count(), 6);
     // Nor behind a file system of the sandbox's own on the way.
     let sandbox = sandbox.tmpfs("/own", 1 << 20).bind_ro("/etc", "/own/etc");
@@ -212,7 +237,12 @@ fn a_chroot_with_a_mount_namespace_pivots() {
 #[test]
 fn a_chroot_without_a_mount_namespace() {
     let root = directory();
-    let program = common::compile(root.path(), "program", "#include <unistd.h>\n#include <stdio.h>\nint main(void){char b[99];puts(getcwd(b,99));puts(access(\"/program.c\",0)?\"no\":\"yes\");puts(access(\"/etc/passwd\",0)?\"no\":\"yes\");return 0;}", &["-static"]);
+    let program = common::compile(
+        root.path(),
+        "program",
+        "#include <unistd.h>\n#include <stdio.h>\nint main(void){char b[99];puts(getcwd(b,99));puts(access(\"/program.c\",0)?\"no\":\"yes\");puts(access(\"/etc/passwd\",0)?\"no\":\"yes\");return 0;}",
+        &["-static"],
+    );
     let sandbox = Sandbox::new().chroot(root.path());
     let output = sandbox.command("/program").output().unwrap();
     assert_eq!(String::from_utf8_lossy(&output.stdout), "/\nyes\nno\n");
@@ -241,7 +271,11 @@ fn hostile_links_do_not_lead_out() {
         .into_iter()
         .fold(Sandbox::new().mount_ns().pid_ns().chroot(root.path()), |sandbox, path| sandbox.bind_ro(path, path));
     for link in ["absolute", "relative", "magic", "loop"] {
-        for sandbox in [sandbox.clone().bind_ro(source.path(), link), sandbox.clone().tmpfs(link, 1 << 20), sandbox.clone().mask(link)] {
+        for sandbox in [
+            sandbox.clone().bind_ro(source.path(), link),
+            sandbox.clone().tmpfs(link, 1 << 20),
+            sandbox.clone().mask(link),
+        ] {
             let error = sandbox.command("/bin/true").status().unwrap_err();
             assert!(matches!(error, Error::Setup { step: Step::MountTarget, .. }), "{link}: {error}");
         }
@@ -278,9 +312,13 @@ fn as_many_mounts_as_there_may_be() {
     // Beyond one message's worth of descriptors, and beyond the usual limit of them.
     let many = (0..1500).fold(empty(), |sandbox, n| sandbox.bind_ro(&file, format!("/many/{n}")));
     for sandbox in [many.clone(), many.user_ns()] {
-        assert_eq!(says(&sandbox, "ls /many | wc -l; ulimit -n"), format!("1500\n{}", says(&Sandbox::new(), "ulimit -n")));
+        assert_eq!(
+            says(&sandbox, "ls /many | wc -l; ulimit -n"),
+            format!("1500\n{}", says(&Sandbox::new(), "ulimit -n"))
+        );
     }
-    let error = (0..4097).fold(empty(), |sandbox, n| sandbox.bind_ro(&file, format!("/many/{n}"))).prepare().unwrap_err();
+    let error =
+        (0..4097).fold(empty(), |sandbox, n| sandbox.bind_ro(&file, format!("/many/{n}"))).prepare().unwrap_err();
     assert!(matches!(&error, Error::Invalid { reason, .. } if reason.contains("4096")), "{error}");
 }
 

@@ -1,5 +1,7 @@
 //! What a host can do, what is in force, and what may be missing.
 
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 mod common;
 
 use common::{all_namespaces, alone, is_root, outer_filter, says};
@@ -8,7 +10,19 @@ use stockade::{Error, Layer, Layers, Rootfs, Sandbox, Support};
 #[test]
 fn probing_tells_what_works() {
     let support = Support::probe();
-    for layer in [Layer::UserNs, Layer::PidNs, Layer::MountNs, Layer::NetNs, Layer::IpcNs, Layer::UtsNs, Layer::CgroupNs, Layer::TimeNs, Layer::Mounts, Layer::Proc, Layer::Stage] {
+    for layer in [
+        Layer::UserNs,
+        Layer::PidNs,
+        Layer::MountNs,
+        Layer::NetNs,
+        Layer::IpcNs,
+        Layer::UtsNs,
+        Layer::CgroupNs,
+        Layer::TimeNs,
+        Layer::Mounts,
+        Layer::Proc,
+        Layer::Stage,
+    ] {
         // What is said to work works, and what is said not to does not.
         let works = match layer {
             Layer::UserNs => Sandbox::new().user_ns(),
@@ -42,7 +56,8 @@ fn a_report_says_what_is_in_force() {
     let child = all_namespaces().command("true").spawn().unwrap();
     assert!(child.report().in_force().contains(Layers::USER_NS | Layers::TIME_NS | Layers::CGROUP_NS));
     if is_root() {
-        let warned = |sandbox: Sandbox| sandbox.check().unwrap().notes().iter().any(|note| note.contains("host's uid 0"));
+        let warned =
+            |sandbox: Sandbox| sandbox.check().unwrap().notes().iter().any(|note| note.contains("host's uid 0"));
         assert!(warned(Sandbox::new()) && warned(Sandbox::new().pid_ns()));
         assert!(!warned(Sandbox::new().user_ns()) && !warned(Sandbox::new().uid(1000)));
     }
@@ -123,7 +138,10 @@ fn sealed_memory_that_may_not_be_executed_is_worked_around() {
         // Through the host's procfs, but for the PID namespace of whoever writes.
         std::fs::write("/proc/sys/vm/memfd_noexec", "2").unwrap();
         assert_eq!(says(&Sandbox::new().pid_ns(), "echo works"), "works");
-        let left = std::fs::read_dir(std::env::temp_dir()).unwrap().flatten().filter(|entry| entry.file_name().to_string_lossy().contains("stage"));
+        let left = std::fs::read_dir(std::env::temp_dir())
+            .unwrap()
+            .flatten()
+            .filter(|entry| entry.file_name().to_string_lossy().contains("stage"));
         assert_eq!(left.count(), 0);
         return;
     }
@@ -132,7 +150,8 @@ fn sealed_memory_that_may_not_be_executed_is_worked_around() {
     }
     let sandbox = Sandbox::new().pid_ns().keep_capabilities(stockade::Capabilities::SYS_ADMIN);
     let program = std::env::current_exe().unwrap();
-    let output = sandbox.command(program).args([NAME, "--exact", "--nocapture"]).env("STOCKADE_ALONE", NAME).output().unwrap();
+    let output =
+        sandbox.command(program).args([NAME, "--exact", "--nocapture"]).env("STOCKADE_ALONE", NAME).output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     assert!(output.outcome.success() && text.contains("1 passed"), "{text}");
 }

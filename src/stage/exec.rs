@@ -84,7 +84,7 @@ fn steps(entry: &Entry<'_>, report: &mut Fd) -> Result<(), Failed> {
         sys::set_rlimit(sys::RLIMIT_NOFILE, soft, hard).at(Step::Rlimit)?;
     }
     for (index, limit) in plan.rlimits.iter().enumerate() {
-        sys::set_rlimit(limit.resource, limit.value, limit.value).at_index(Step::Rlimit, index as u32)?;
+        sys::set_rlimit(limit.resource, limit.soft, limit.hard).at_index(Step::Rlimit, index as u32)?;
     }
     ids(plan)?;
     capabilities(plan).at(Step::Capabilities)?;

@@ -1,6 +1,7 @@
 //! What the tests share: lanes and skips, processes of their own, and counting what is left.
 #![allow(dead_code)] // each test binary uses a part of it
 #![allow(unsafe_code)] // fork, filters and signal dispositions, which have no safe wrapper
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::fs;
 use std::io::Write as _;
@@ -23,7 +24,8 @@ macro_rules! skip {
 
 pub fn note_skip(reason: &str) {
     let test = std::thread::current().name().unwrap_or("?").to_owned();
-    let binary = std::env::current_exe().ok().and_then(|path| path.file_name().map(|name| name.to_string_lossy().into_owned()));
+    let binary =
+        std::env::current_exe().ok().and_then(|path| path.file_name().map(|name| name.to_string_lossy().into_owned()));
     let binary = binary.unwrap_or_default();
     let binary = binary.rsplit_once('-').map_or(binary.as_str(), |(name, _)| name);
     println!("skipped: {reason}");
@@ -151,7 +153,9 @@ pub fn belongings() -> Belongings {
     let descriptors = fs::read_dir("/proc/self/fd").expect("procfs");
     let mut descriptors: Vec<String> = descriptors
         .flatten()
-        .filter_map(|entry| Some(format!("{} {}", entry.file_name().display(), fs::read_link(entry.path()).ok()?.display())))
+        .filter_map(|entry| {
+            Some(format!("{} {}", entry.file_name().display(), fs::read_link(entry.path()).ok()?.display()))
+        })
         .filter(|entry| !entry.contains("/proc/"))
         .collect();
     descriptors.sort();
@@ -170,17 +174,22 @@ pub fn alone(name: &str, body: impl FnOnce()) {
     if std::env::var("STOCKADE_ALONE").as_deref() == Ok(name) {
         return body();
     }
-    let output = again(name).output().expect("the test runs itself");
+    let temporary = directory();
+    let output = again(name).env("TMPDIR", open(&temporary)).output().expect("the test runs itself");
     let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success() && text.contains("1 passed"), "{name} alone: {}\n{text}", output.status);
 }
 
+/// A directory that every user may write to.
+pub fn open(directory: &tempfile::TempDir) -> &Path {
+    fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o777)).expect("it is ours");
+    directory.path()
+}
+
 /// This test binary again, with nothing but one test, in the role that [`alone`] gives it.
 pub fn again(name: &str) -> Command {
-    let temporary = directory().keep();
-    fs::set_permissions(&temporary, fs::Permissions::from_mode(0o777)).expect("it is ours");
     let mut command = Command::new(std::env::current_exe().expect("this program"));
-    command.args([name, "--exact", "--nocapture", "--test-threads=1"]).env("STOCKADE_ALONE", name).env("TMPDIR", &temporary);
+    command.args([name, "--exact", "--nocapture", "--test-threads=1"]).env("STOCKADE_ALONE", name);
     command.stdin(Stdio::null());
     command
 }
