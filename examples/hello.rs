@@ -1,4 +1,6 @@
-//! The README's program: what `id` and `ip` see of the host in a sandbox.
+//! The README's program, in all eight namespaces: `cargo run --example hello`.
+
+use std::time::Duration;
 
 use stockade::{Rootfs, Sandbox};
 
@@ -12,15 +14,11 @@ fn main() -> Result<(), stockade::Error> {
         .cgroup_ns()
         .time_ns()
         .rootfs(Rootfs::system())
-        .hostname("box");
-    let output = sandbox
-        .command("sh")
-        .args([
-            "-c",
-            "echo hello from $(hostname), process $$ of:; ls /proc | grep -c '^[0-9]'; id; ls /; cat /proc/mounts",
-        ])
-        .output()?;
+        .hostname("box")
+        .wall_time_limit(Duration::from_secs(5));
+    let script = "cd /proc; set -- [0-9]*; echo hello from $(uname -n), process $$ of $#; ls /";
+    let output = sandbox.command("sh").args(["-c", script]).output()?;
     print!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    println!("{:?}", output.outcome);
+    println!("{:?}: {:?}", output.outcome.verdict, output.outcome.usage);
     Ok(())
 }

@@ -11,7 +11,7 @@ use super::plan::{Failure, Launch, Plan, Sink, Step, Wire, flag, launch as launc
 use super::setup;
 use super::sys::{self, AT_FDCWD, Errno, Fd, Pointers};
 
-/// In place of a step: the next thing is the exec.
+/// In place of a step: the next thing is the exec. The other two numbers are the time (CLOCK_MONOTONIC), low half first.
 pub const ANNOUNCE: u32 = u32::MAX;
 
 /// What the process is given.
@@ -184,7 +184,8 @@ fn directory(plan: &Plan<'static>, launch: &Launch<'static>) -> sys::Result<()> 
 fn execute(launch: &Launch<'static>, report: Fd) -> Result<(), Failed> {
     let arguments = pointers(launch.arguments.len(), launch.arguments.iter()).at(Step::Exec)?;
     let environment = pointers(launch.environment.len(), launch.environment.iter()).at(Step::Exec)?;
-    say(report, &Failure { step: ANNOUNCE, index: 0, errno: 0 });
+    let now = sys::now();
+    say(report, &Failure { step: ANNOUNCE, index: now as u32, errno: (now >> 32) as i32 });
     let mut worst = Errno::NOENT;
     for candidate in launch.candidates.iter() {
         match sys::execve(candidate, &arguments, &environment) {

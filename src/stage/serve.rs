@@ -202,7 +202,10 @@ impl Agent<'_> {
         loop {
             match sys::read(errors, &mut record) {
                 Ok(12) => match decode::<Failure>(&record) {
-                    Ok(Failure { step: exec::ANNOUNCE, .. }) => program.announced = true,
+                    Ok(Failure { step: exec::ANNOUNCE, index, errno }) => {
+                        program.announced = true;
+                        program.started = u64::from(errno as u32) << 32 | u64::from(index);
+                    }
                     Ok(failure) => program.failed = Some(failure),
                     Err(_) => {}
                 },
@@ -220,7 +223,6 @@ impl Agent<'_> {
     /// Tells the host that the program runs.
     fn started(&mut self) {
         let Some(program) = &mut self.program else { return };
-        program.started = sys::now();
         program.deadline = program.limit.map(|limit| program.started.saturating_add(limit));
         // From a PID namespace of our own the number means nothing to the host: the kernel translates credentials.
         let joined = self.plan.joins.iter().any(|join| join.kind == sys::CLONE_NEWPID);
