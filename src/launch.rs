@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
-    SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair, sockopt,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair, sockopt,
 };
 use rustix::process::{
     Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitIdStatus, pidfd_open, pidfd_send_signal, waitid,
@@ -110,6 +110,8 @@ struct Birth {
     control: OwnedFd,
     stage: Stage,
     agent: Option<Agent>,
+    /// The agent, a child of the host, if its pidfd could not be received.
+    orphan: Option<Pid>,
     program: Option<OwnedFd>,
     pid: u32,
     terminal: Option<OwnedFd>,
@@ -152,11 +154,14 @@ impl Birth {
         };
         hand_over(&control, &hello, &fds, &inner.trees)?;
         let stage = Stage::spawn(inner.image.path()?, theirs)?;
-        Ok(Self { control, stage, agent: None, program: None, pid: 0, terminal: None, last: None })
+        Ok(Self { control, stage, agent: None, orphan: None, program: None, pid: 0, terminal: None, last: None })
     }
 
     /// Hears what comes until the program runs.
     fn attend(&mut self, prepared: &Prepared, deadline: Instant) -> Result<(), Trouble> {
+        if let Some(errno) = self.stage.trouble {
+            return Err(Error::host("watch the stage")(errno).into());
+        }
         while self.program.is_none() || self.agent.is_none() {
             let watched = self.agent.as_ref().map(|agent| &agent.pidfd).or(self.stage.pidfd.as_ref());
             let fds = [self.control.as_fd(), watched.unwrap_or(&self.control).as_fd()];
@@ -175,12 +180,13 @@ impl Birth {
     }
 
     fn hear(&mut self, prepared: &Prepared, mut packet: Packet) -> Result<(), Trouble> {
+        let truncated = packet.truncated;
         match packet.number {
             message::MAP => {
                 prepared.inner.ids.write(self.stage.child.id()).map_err(|error| map_error(prepared, error))?;
                 send(&self.control, message::MAPPED, &[], &[])?;
             }
-            message::AGENT => self.agent = packet.fds.pop().map(|pidfd| Agent { pidfd }),
+            message::AGENT => self.meet_agent(&mut packet),
             message::READY => {}
             message::STARTED => {
                 let number = decode::<u32>(&packet.body).unwrap_or(0);
@@ -196,7 +202,18 @@ impl Birth {
             message::EOF => return Err(self.lost().into()),
             _ => {}
         }
+        if truncated {
+            return Err(Error::host("receive descriptors")(Errno::MFILE).into());
+        }
         Ok(())
+    }
+
+    fn meet_agent(&mut self, packet: &mut Packet) {
+        self.agent = packet.fds.pop().map(|pidfd| Agent { pidfd });
+        if self.agent.is_none() {
+            let pid = decode::<u32>(&packet.body).ok().and_then(|pid| i32::try_from(pid).ok());
+            self.orphan = pid.and_then(Pid::from_raw);
+        }
     }
 
     /// The kernel's translation, or, if the sandbox is in a PID namespace that the host cannot see into, nothing.
@@ -213,7 +230,7 @@ impl Birth {
         Error::AgentLost { reason: format!("{who} {how} while the sandbox was set up") }
     }
 
-    fn complete(self) -> Result<Running, Error> {
+    fn complete(mut self) -> Result<Running, Error> {
         self.stage.reap();
         match (self.agent, self.program) {
             (Some(agent), Some(program)) => Ok(Running {
@@ -231,22 +248,25 @@ impl Birth {
 
     /// Ends what there is. The agent ends everything else when its socket does.
     fn abort(mut self) {
-        let _ = rustix::net::shutdown(&self.control, rustix::net::Shutdown::Both);
+        // They read our end; what they still have to say can be heard.
+        let _ = rustix::net::shutdown(&self.control, rustix::net::Shutdown::Write);
         if let Some(stage) = &self.stage.pidfd {
             let _ = wait_for([stage.as_fd()], Some(Instant::now() + Duration::from_millis(500)));
             let _ = pidfd_send_signal(stage, Signal::KILL);
         }
         self.stage.reap();
         // Its pidfd may have come last, behind what made us give up.
-        while let (None, Ok(Some(mut packet))) = (&self.agent, receive_raw(&self.control)) {
+        while let (None, None, Ok(Some(mut packet))) = (&self.agent, self.orphan, receive_raw(&self.control)) {
             match packet.number {
-                message::AGENT => self.agent = packet.fds.pop().map(|pidfd| Agent { pidfd }),
+                message::AGENT => self.meet_agent(&mut packet),
                 message::EOF => break,
                 _ => {}
             }
         }
         if let Some(agent) = &self.agent {
             agent.end();
+        } else if let Some(pid) = self.orphan {
+            reap_orphan(pid);
         }
     }
 }
@@ -256,6 +276,8 @@ struct Stage {
     child: std::process::Child,
     /// None where the host reaps by itself, or ignores SIGCHLD, and it has ended already.
     pidfd: Option<OwnedFd>,
+    /// It could not be watched; it may have forked the agent all the same.
+    trouble: Option<Errno>,
 }
 
 impl Stage {
@@ -264,7 +286,7 @@ impl Stage {
         // Whatever it inherits as 1 and 2 it closes first of all.
         command.arg0("stockade").env_clear().stdin(socket).stdout(Stdio::inherit()).stderr(Stdio::inherit());
         let mut tries = 0..50;
-        let mut child = loop {
+        let child = loop {
             match command.spawn() {
                 // A fork elsewhere in this process still holds the writing end of the image.
                 Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy && tries.next().is_some() => {
@@ -273,24 +295,21 @@ impl Stage {
                 result => break result.map_err(support::diagnose_start)?,
             }
         };
-        match pidfd_open(Pid::from_child(&child), PidfdFlags::empty()) {
+        let (pidfd, trouble) = match pidfd_open(Pid::from_child(&child), PidfdFlags::empty()) {
             // Not our child: its number was another's in no time.
-            Ok(pidfd) if matches!(look_at(&pidfd), Err(Errno::CHILD)) => Ok(Self { child, pidfd: None }),
-            Ok(pidfd) => Ok(Self { child, pidfd: Some(pidfd) }),
-            Err(Errno::SRCH) => Ok(Self { child, pidfd: None }),
-            Err(errno) => {
-                // Its socket is the caller's to close: with that it ends.
-                let _ = child.kill();
-                let _ = child.wait();
-                Err(Error::host("watch the stage")(errno))
-            }
-        }
+            Ok(pidfd) if matches!(look_at(&pidfd), Err(Errno::CHILD)) => (None, None),
+            Ok(pidfd) => (Some(pidfd), None),
+            Err(Errno::SRCH) => (None, None),
+            Err(errno) => (None, Some(errno)),
+        };
+        Ok(Self { child, pidfd, trouble })
     }
 
     /// It has ended, or is just about to.
-    fn reap(&self) {
-        if let Some(pidfd) = &self.pidfd {
-            reap(pidfd);
+    fn reap(&mut self) {
+        match &self.pidfd {
+            Some(pidfd) => reap(pidfd),
+            None => drop(self.child.wait()),
         }
     }
 }
@@ -343,6 +362,17 @@ fn reap_detached() {
 /// Reaps a child. If the host reaps everything itself (`waitpid(-1)`), or ignores SIGCHLD, there is nothing to do.
 fn reap(pidfd: &OwnedFd) {
     while matches!(waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED), Err(Errno::INTR)) {}
+}
+
+/// Reaps an agent that has no pidfd. It ends by itself, with its socket.
+fn reap_orphan(pid: Pid) {
+    let deadline = Instant::now() + END;
+    while Instant::now() < deadline {
+        match waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOHANG) {
+            Ok(None) | Err(Errno::INTR) => std::thread::sleep(Duration::from_millis(1)),
+            _ => return,
+        }
+    }
 }
 
 /// How a child stands, without reaping it.
@@ -437,6 +467,14 @@ pub(crate) struct Packet {
     pub(crate) fds: Vec<OwnedFd>,
     /// The process in whose name it was sent.
     pub(crate) sender: Option<u32>,
+    /// Descriptors came along that this process has no room for.
+    truncated: bool,
+}
+
+impl Packet {
+    fn end() -> Self {
+        Self { number: message::EOF, body: vec![], fds: vec![], sender: None, truncated: false }
+    }
 }
 
 /// Takes one packet, if there is one. The end of the other side is [`message::EOF`].
@@ -454,13 +492,11 @@ fn receive_raw(control: &OwnedFd) -> Result<Option<Packet>, Errno> {
             Err(Errno::INTR) => {}
             Err(Errno::AGAIN) => return Ok(None),
             // The other side ended with something of ours unread: its end all the same.
-            Err(Errno::CONNRESET) => {
-                return Ok(Some(Packet { number: message::EOF, body: vec![], fds: vec![], sender: None }));
-            }
+            Err(Errno::CONNRESET) => return Ok(Some(Packet::end())),
             result => break result?,
         }
     };
-    let mut packet = Packet { number: message::EOF, body: vec![], fds: vec![], sender: None };
+    let mut packet = Packet { truncated: received.flags.contains(ReturnFlags::CTRUNC), ..Packet::end() };
     for message in ancillary.drain() {
         match message {
             RecvAncillaryMessage::ScmRights(fds) => packet.fds.extend(fds),

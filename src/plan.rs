@@ -497,7 +497,7 @@ pub mod message {
 
     /// Stage to host: write the id maps.
     pub const MAP: u32 = 16;
-    /// Stage to host: the agent's pidfd comes along.
+    /// Stage to host: the agent's pidfd comes along, and its number in the `u32` that follows.
     pub const AGENT: u32 = 17;
     /// Agent to host: the environment stands.
     pub const READY: u32 = 18;

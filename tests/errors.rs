@@ -211,7 +211,7 @@ fn a_host_out_of_descriptors() {
             rustix::process::setrlimit(rustix::process::Resource::Nofile, wide).unwrap();
             drop(command);
             assert_eq!(fs::read_dir("/proc/self/fd").unwrap().count() as u64, open, "{more}: {result:?}");
-            assert_eq!(common::belongings().children, Vec::<String>::new(), "{more}");
+            assert_eq!(common::belongings().children, Vec::<String>::new(), "{more}: {result:?}");
             match result {
                 Ok(outcome) => {
                     assert!(outcome.success());

@@ -127,7 +127,14 @@ fn enter(control: &mut Control) -> Result<(), Failed> {
     sys::prctl(sys::PR_SET_DUMPABLE, 0, 0).at(Step::Agent)?;
     match sys::fork(sys::CLONE_PARENT).at(Step::Agent)? {
         sys::Fork::Child => serve::run(*control, received),
-        sys::Fork::Parent { pidfd, .. } => control.send(message::AGENT, &0u32, &[pidfd], None).at(Step::Agent),
+        sys::Fork::Parent { pid, pidfd } => {
+            let introduced = control.send(message::AGENT, &(pid as u32), &[pidfd], None);
+            if introduced.is_err() {
+                // Too many descriptors of this user are on their way. The host reaps it by its number then.
+                let _ = control.send(message::AGENT, &(pid as u32), &[], None);
+            }
+            introduced.at(Step::Agent)
+        }
     }
 }
 

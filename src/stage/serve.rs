@@ -234,7 +234,11 @@ impl Agent<'_> {
         };
         let both = [program.pidfd, program.terminal.unwrap_or(program.pidfd)];
         let fds = if program.terminal.is_some() { &both[..] } else { &both[..1] };
-        let _ = self.control.send(message::STARTED, &number, fds, credentials);
+        if let Err(errno) = self.control.send(message::STARTED, &number, fds, credentials) {
+            // A host that cannot be told has no handle: the program ends, and what can be sent says why.
+            program.failed = Some(Failure { step: Step::Agent as u32, index: 0, errno: errno.0 });
+            program.reason = reason::HOST;
+        }
         if let Some(master) = program.terminal.take() {
             sys::close(master);
         }
