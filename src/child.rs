@@ -162,10 +162,20 @@ impl Child {
             None if agent_ended => Some(End::Lost),
             None => None,
         };
-        if end.is_some() {
-            self.running.agent.end();
+        let (ended, lost) = (end.is_some(), matches!(*end, Some(End::Lost)));
+        drop(end);
+        if ended {
+            self.end_agent(lost);
         }
         Ok(())
+    }
+
+    /// Without its agent the program would go on where there is no PID namespace.
+    fn end_agent(&self, lost: bool) {
+        if lost {
+            let _ = pidfd_send_signal(&self.running.program, rustix::process::Signal::KILL);
+        }
+        self.running.agent.end();
     }
 
     fn conclude(&self, packet: &Packet) -> End {
@@ -188,6 +198,7 @@ impl Child {
             wall_time_over: exit.reason == reason::WALL_TIME,
             output_exceeded: self.output_exceeded.load(Ordering::Relaxed),
             killed_by_host: exit.reason == reason::HOST,
+            killed_by_agent: exit.reason == reason::AGENT,
             cpu_limit: limit(Resource::Cpu).map(Duration::from_secs),
             cpu: usage.cpu(),
             file_size_limited: limit(Resource::FileSize).is_some(),
@@ -211,18 +222,19 @@ impl Child {
         let mut drains = [Drain::new(stdout)?, Drain::new(stderr)?];
         let mut left = limit;
         while drains.iter().any(|drain| drain.pipe.is_some()) {
-            // Where a stream is not piped, the agent's pidfd keeps its place, and is ready only at the end.
-            let fds = drains
-                .each_ref()
-                .map(|drain| drain.pipe.as_ref().map_or(self.running.agent.pidfd.as_fd(), AsFd::as_fd));
-            let [first, second] = fds;
-            wait_for([first, second], None)?;
+            let agent = self.running.agent.pidfd.as_fd();
+            let [first, second] = drains.each_ref().map(|drain| drain.pipe.as_ref().map_or(agent, AsFd::as_fd));
+            let ready = wait_for([first, second, agent], None)?;
             for drain in &mut drains {
                 left = drain.read(left, limit)?;
             }
             if drains.iter().any(|drain| drain.exceeded) {
                 self.output_exceeded.store(true, Ordering::Relaxed);
                 self.tell_to_end()?;
+                break;
+            }
+            // All is over; whoever holds a writing end still is nobody of the sandbox's.
+            if let Some([_, _, true]) = ready {
                 break;
             }
         }
@@ -342,6 +354,8 @@ impl Drop for Child {
         }
         let _ = rustix::net::shutdown(&self.running.control, rustix::net::Shutdown::Both);
         self.running.agent.end();
+        // Where the agent could not do it.
+        let _ = pidfd_send_signal(&self.running.program, rustix::process::Signal::KILL);
     }
 }
 

@@ -298,7 +298,6 @@ impl Command {
 enum Handed {
     Own(OwnedFd),
     Shared(Arc<OwnedFd>),
-    Stream(u32),
 }
 
 impl Handed {
@@ -306,9 +305,6 @@ impl Handed {
         match self {
             Self::Own(fd) => fd.as_fd(),
             Self::Shared(fd) => fd.as_fd(),
-            Self::Stream(0) => rustix::stdio::stdin(),
-            Self::Stream(1) => rustix::stdio::stdout(),
-            Self::Stream(_) => rustix::stdio::stderr(),
         }
     }
 }
@@ -349,7 +345,12 @@ impl Wiring {
                     self.null = Some(self.add(number, Handed::Own(null.into())));
                 }
             },
-            Kind::Inherit => drop(self.add(number, Handed::Stream(number))),
+            Kind::Inherit => match inherited(number) {
+                Ok(stream) => drop(self.add(number, Handed::Own(stream))),
+                // The host has none: what a program is given then by the standard library too.
+                Err(rustix::io::Errno::BADF) => self.stream(number, &Kind::Null, terminal_inside)?,
+                Err(errno) => return Err(Error::host("inherit a stream")(errno)),
+            },
             Kind::Given(fd) => drop(self.add(number, Handed::Shared(fd.clone()))),
             Kind::Piped => {
                 let (reader, writer) = std::io::pipe().map_err(Error::host("make a pipe"))?;
@@ -408,6 +409,16 @@ impl Wiring {
         self.add(target, Handed::Shared(fd.clone()));
         Ok(())
     }
+}
+
+/// A stream of the host's own, as it is now: a number that is free could be another descriptor's a moment later.
+fn inherited(number: u32) -> rustix::io::Result<OwnedFd> {
+    let stream = match number {
+        0 => rustix::stdio::stdin(),
+        1 => rustix::stdio::stdout(),
+        _ => rustix::stdio::stderr(),
+    };
+    rustix::io::fcntl_dupfd_cloexec(stream, 3)
 }
 
 /// A terminal of the host's devpts.

@@ -12,9 +12,9 @@ use crate::support::{self, Host, Layer};
 /// How many ids a sandbox gets where nothing else is asked for and the caller may map ranges.
 const DEFAULT_RANGE: u32 = 65536;
 
-/// Where the host ids of such a range are looked for: above all that distributions, directory services and other
-/// container tools give out, and below 2^31, which some programs cannot do without.
-const UNUSED: std::ops::Range<u32> = 0x6000_0000..0x7000_0000;
+/// Where the host ids of such a range are looked for: above what distributions, directory services and systemd-nspawn
+/// (0x80000 to 0x6fffffff) give out, and below 2^31, which some programs cannot do without.
+const UNUSED: std::ops::Range<u32> = 0x7000_0000..0x7fff_0000;
 
 /// `count` ids from `inner` on are those from `outer` on outside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,7 +94,7 @@ impl Ids {
         let asked = self.uid.is_some() || self.gid.is_some();
         let privileged = host.caps.contains(Capabilities::SETGID);
         let mut flags = if asked { flag::SET_IDS } else { 0 };
-        if privileged && (asked || !self.groups.is_empty()) {
+        if privileged {
             flags |= flag::SET_GROUPS;
         }
         Ok(Compiled {
@@ -282,8 +282,8 @@ fn range_of(fields: &[String]) -> Option<Range> {
     Some(Range { inner: 0, outer: outer.parse().ok()?, count: count.trim().parse().ok()? })
 }
 
-/// A range of host ids that nobody has: no user, and no subordinate range. Two hosts' processes begin at different
-/// places, so that their sandboxes do not share ids.
+/// A range of host ids that nobody has: no user, and no subordinate range. Two host processes begin at different places,
+/// so that their sandboxes do not share ids; those of one process do, unless uid_map() says otherwise.
 fn unused_range() -> Result<u32, Error> {
     let slots = (UNUSED.end - UNUSED.start) / DEFAULT_RANGE;
     let mut taken: Vec<Range> = vec![];

@@ -70,7 +70,7 @@ pub(crate) fn launch(prepared: &Prepared, request: &Request<'_>) -> Result<Runni
     reap_detached();
     let limit = prepared.inner.setup_timeout;
     let mut birth = Birth::begin(prepared, request)?;
-    let running = birth.attend(prepared, Instant::now() + limit);
+    let running = birth.attend(prepared, Instant::now().checked_add(limit));
     match running {
         Ok(()) => birth.complete(),
         Err(trouble) => {
@@ -158,14 +158,14 @@ impl Birth {
     }
 
     /// Hears what comes until the program runs.
-    fn attend(&mut self, prepared: &Prepared, deadline: Instant) -> Result<(), Trouble> {
+    fn attend(&mut self, prepared: &Prepared, deadline: Option<Instant>) -> Result<(), Trouble> {
         if let Some(errno) = self.stage.trouble {
             return Err(Error::host("watch the stage")(errno).into());
         }
         while self.program.is_none() || self.agent.is_none() {
             let watched = self.agent.as_ref().map(|agent| &agent.pidfd).or(self.stage.pidfd.as_ref());
             let fds = [self.control.as_fd(), watched.unwrap_or(&self.control).as_fd()];
-            let [_, ended] = wait_for(fds, Some(deadline))?.ok_or(Trouble::TimedOut)?;
+            let [_, ended] = wait_for(fds, deadline)?.ok_or(Trouble::TimedOut)?;
             match receive(&self.control)? {
                 Some(packet) => self.hear(prepared, packet)?,
                 // The stage's end is the normal thing once the agent is known; anything else is not.
@@ -309,7 +309,9 @@ impl Stage {
     fn reap(&mut self) {
         match &self.pidfd {
             Some(pidfd) => reap(pidfd),
-            None => drop(self.child.wait()),
+            // Not yet reaped by anybody: it could not be watched.
+            None if self.trouble.is_some() => drop(self.child.wait()),
+            None => {}
         }
     }
 }
@@ -323,6 +325,8 @@ pub(crate) struct Agent {
 impl Agent {
     /// Waits until it has ended and reaps it; helps along if that takes long. With it, everything in its PID namespace ends.
     pub(crate) fn end(&self) {
+        // A payload of the same user may have stopped a guardian.
+        let _ = pidfd_send_signal(&self.pidfd, Signal::CONT);
         for patience in [END, END] {
             if matches!(wait_for([self.pidfd.as_fd()], Some(Instant::now() + patience)), Ok(Some(_))) {
                 break;
@@ -491,8 +495,8 @@ fn receive_raw(control: &OwnedFd) -> Result<Option<Packet>, Errno> {
         match recvmsg(control, &mut [IoSliceMut::new(&mut buffer)], &mut ancillary, flags) {
             Err(Errno::INTR) => {}
             Err(Errno::AGAIN) => return Ok(None),
-            // The other side ended with something of ours unread: its end all the same.
-            Err(Errno::CONNRESET) => return Ok(Some(Packet::end())),
+            // The other side ended with something of ours unread. That is told once, ahead of what it had sent before.
+            Err(Errno::CONNRESET) => {}
             result => break result?,
         }
     };

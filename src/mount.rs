@@ -188,7 +188,9 @@ pub(crate) fn compile(root: Option<&Root>, operations: &[Operation], context: Co
         None => {}
         Some(Root::Directory(path)) => {
             let source = source_of(path, Some(true))?;
-            let entry = Entry { kind: mount::BIND, flags: mount::SOURCE_DIR, ..Entry::default() };
+            // What is unpacked there may hold device nodes of anybody's making; dev() has those that a program needs.
+            let devices = if source.path == Path::new("/") { 0 } else { mount::NO_DEV };
+            let entry = Entry { kind: mount::BIND, flags: mount::SOURCE_DIR | devices, ..Entry::default() };
             compiled.add_bind(entry, source, context, Path::new("/"))?;
         }
         Some(Root::Private(Rootfs { overlay: Some(overlay), .. })) => {
@@ -354,7 +356,7 @@ fn source_error(path: &Path) -> impl FnOnce(std::io::Error) -> Error {
 }
 
 /// Links are followed now, so that what is mounted later is what was seen here.
-fn source_of(path: &Path, directory: Option<bool>) -> Result<Source, Error> {
+pub(crate) fn source_of(path: &Path, directory: Option<bool>) -> Result<Source, Error> {
     let real = path.canonicalize().map_err(source_error(path))?;
     let metadata = real.symlink_metadata().map_err(source_error(path))?;
     if directory == Some(true) && !metadata.is_dir() {

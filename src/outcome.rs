@@ -121,6 +121,9 @@ pub enum Limit {
 pub enum KilledBy {
     /// The host program, by [`Child::kill`](crate::Child::kill).
     Host,
+    /// The sandbox's own agent, since it could not go on: a payload of its user has taken away what it needs (prlimit(2)
+    /// asks for nothing but the same ids).
+    Agent,
 }
 
 /// What became of a program, with what it is concluded from.
@@ -205,6 +208,8 @@ pub struct Evidence {
     pub output_exceeded: bool,
     /// The host said that it be ended.
     pub killed_by_host: bool,
+    /// The agent could not go on.
+    pub killed_by_agent: bool,
     /// The `RLIMIT_CPU` that was set.
     pub cpu_limit: Option<Duration>,
     /// CPU time used.
@@ -217,7 +222,7 @@ pub struct Evidence {
 ///
 /// 1. it wrote more than it may: [`Limit::Output`];
 /// 2. its time was over while it still ran: [`Limit::WallTime`];
-/// 3. the host ended it: [`KilledBy::Host`];
+/// 3. the host ended it: [`KilledBy::Host`]; or the agent: [`KilledBy::Agent`];
 /// 4. SIGXCPU or SIGKILL, with an `RLIMIT_CPU` set and three quarters of that much CPU time used (the kernel compares by the
 ///    ticks of its clock, and accounts more finely): [`Limit::CpuTime`];
 /// 5. SIGXFSZ, with an `RLIMIT_FSIZE` set: [`Limit::FileSize`];
@@ -230,6 +235,7 @@ pub fn judge(evidence: &Evidence) -> Verdict {
         _ if evidence.output_exceeded => Verdict::LimitExceeded(Limit::Output),
         _ if evidence.wall_time_over => Verdict::LimitExceeded(Limit::WallTime),
         _ if evidence.killed_by_host => Verdict::Killed(KilledBy::Host),
+        _ if evidence.killed_by_agent => Verdict::Killed(KilledBy::Agent),
         Some(Signal::XCPU | Signal::KILL) if out_of_cpu() => Verdict::LimitExceeded(Limit::CpuTime),
         Some(Signal::XFSZ) if evidence.file_size_limited => Verdict::LimitExceeded(Limit::FileSize),
         Some(signal) => Verdict::Signaled(signal),

@@ -342,6 +342,10 @@ record! {
         mounts: List<'a, Mount<'a>>,
         /// The root to enter without a mount namespace; empty for none.
         chroot: &'a CStr,
+        /// Its device, as it was checked: `major << 32 | minor`.
+        chroot_device: u64,
+        /// Its inode, as it was checked.
+        chroot_inode: u64,
         /// The host name; empty leaves it.
         hostname: &'a CStr,
         /// The NIS domain name; empty leaves it.
@@ -546,6 +550,8 @@ pub mod reason {
     pub const WALL_TIME: u32 = 1;
     /// The host said so.
     pub const HOST: u32 = 2;
+    /// The agent could not go on: somebody of its user has taken from it what it needs, as prlimit(2) can.
+    pub const AGENT: u32 = 3;
 }
 
 record! {

@@ -3,7 +3,6 @@
 use std::ffi::{CStr, CString, OsStr, OsString};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -141,13 +140,16 @@ pub(crate) fn prepare(sandbox: &Sandbox) -> Result<Prepared, Error> {
     let time_offsets = sandbox.clocks.compile();
     let mounts = compile_mounts(&settled, &ids)?;
     let chroot = match sandbox.root_directory() {
-        Some(path) if !namespaces.contains(Namespaces::MOUNT) => chroot_of(path)?,
-        _ => CString::default(),
+        Some(path) if !namespaces.contains(Namespaces::MOUNT) => Some(mount::source_of(path, Some(true))?),
+        _ => None,
     };
+    let chroot_path =
+        chroot.as_ref().map(|source| mount::c_path("chroot", &source.path)).transpose()?.unwrap_or_default();
     let hostname = name_of("hostname", sandbox.hostname.as_deref())?;
     let domainname = name_of("domainname", sandbox.domainname.as_deref())?;
     let keep = capabilities(&settled, user_ns || joined(Namespaces::USER))?;
-    let may_raise = host.caps.contains(Capabilities::SYS_RESOURCE);
+    // In a user namespace of its own the capability counts for nothing that was limited outside.
+    let may_raise = host.caps.contains(Capabilities::SYS_RESOURCE) && !user_ns;
     let rlimits = sandbox.rlimits.iter().map(|(resource, value)| rlimit::compile(*resource, *value, may_raise));
     let rlimits = Packed::of(rlimits.collect::<Result<Vec<_>, _>>()?);
     let groups = Packed::of(ids.groups.iter().copied());
@@ -186,7 +188,9 @@ pub(crate) fn prepare(sandbox: &Sandbox) -> Result<Prepared, Error> {
         agent_uid,
         agent_gid,
         mounts: mounts.mounts.list(),
-        chroot: &chroot,
+        chroot: &chroot_path,
+        chroot_device: chroot.as_ref().map_or(0, |source| source.device),
+        chroot_inode: chroot.as_ref().map_or(0, |source| source.inode),
         hostname: &hostname,
         domainname: &domainname,
         keep: keep.bits(),
@@ -198,6 +202,15 @@ pub(crate) fn prepare(sandbox: &Sandbox) -> Result<Prepared, Error> {
     }
     .encode(&mut bytes);
 
+    if !bounding_set && sandbox.new_privileges && ids.uid == 0 {
+        return Err(Error::Unsupported {
+            layer: Layer::BoundingSet,
+            reason:
+                "without CAP_SETPCAP the bounding set stays, and without no_new_privs uid 0 gets all of it at its exec"
+                    .into(),
+            remedy: "add user_ns(), or leave allow_new_privileges() out".into(),
+        });
+    }
     if bounding_set {
         settled.report.in_force |= Layers::BOUNDING_SET;
     }
@@ -346,15 +359,6 @@ fn compile_mounts(settled: &Settled<'_>, ids: &idmap::Compiled) -> Result<mount:
     mount::compile(settled.sandbox.root.as_ref(), &settled.operations, context)
 }
 
-fn chroot_of(path: &Path) -> Result<CString, Error> {
-    let source = |source| Error::Source { path: path.to_owned(), source };
-    let real = path.canonicalize().map_err(source)?;
-    if !real.is_dir() {
-        return Err(source(std::io::ErrorKind::NotADirectory.into()));
-    }
-    mount::c_path("chroot", &real)
-}
-
 fn name_of(setting: &'static str, name: Option<&OsStr>) -> Result<CString, Error> {
     let Some(name) = name else { return Ok(CString::default()) };
     if name.is_empty() || name.len() > 64 {
@@ -399,13 +403,21 @@ fn add_notes(settled: &mut Settled<'_>, ids: &idmap::Compiled, user_ns: bool) {
     if sandbox.root.is_some() && !namespaces.contains(Namespaces::MOUNT) {
         note("without mount_ns() the root is chroot(2), which hides the host's files but does not take them away");
     }
-    if ids.flags & flag::DENY_SETGROUPS != 0 {
-        note("the caller's supplementary groups stay: the map of a single id cannot drop them");
+    if ids.flags & flag::SET_GROUPS == 0 {
+        note(
+            "the caller's supplementary groups stay: dropping them needs CAP_SETGID, or a map of more than a single id",
+        );
+    }
+    if user_ns && sandbox.capabilities.contains(Capabilities::SYS_ADMIN) {
+        note(
+            "with CAP_SYS_ADMIN in the user namespace that owns the mounts, the program can undo them: make a read-only \
+             bind writable again, or uncover what a mount hides",
+        );
     }
     if !report.in_force.contains(Layers::BOUNDING_SET) {
-        report
-            .notes
-            .push("the capability bounding set stays, for want of CAP_SETPCAP; no_new_privs makes it inert".to_owned());
+        let why =
+            if sandbox.new_privileges { "and no_new_privs was turned off" } else { "no_new_privs makes it inert" };
+        report.notes.push(format!("the capability bounding set stays, for want of CAP_SETPCAP; {why}"));
     }
 }
 

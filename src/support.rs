@@ -217,7 +217,7 @@ pub(crate) fn probe(layer: Layer) -> Result<String, Missing> {
         Layer::IdRanges => Sandbox::new().user_ns().map_subordinate_ids(),
         Layer::Mounts => Sandbox::new().rootfs(crate::Rootfs::empty()).bind_ro("/", "/host"),
         Layer::Proc => Sandbox::new().rootfs(crate::Rootfs::empty()).proc("/proc"),
-        Layer::Overlay => Sandbox::new().rootfs(crate::Rootfs::overlay(crate::Overlay::new("/"))),
+        Layer::Overlay => Sandbox::new().rootfs(crate::Rootfs::overlay(crate::Overlay::new("/usr"))),
         Layer::TreeKill => Sandbox::new().pid_ns(),
         Layer::Stage => Sandbox::new(),
         Layer::BoundingSet => Sandbox::new().user_ns(),
@@ -276,7 +276,7 @@ fn apparmor_restricts() -> bool {
 pub(crate) fn no_unused_ids() -> Error {
     Error::Unsupported {
         layer: Layer::IdRanges,
-        reason: "all host ids from 0x60000000 to 0x6fffffff belong to somebody".into(),
+        reason: "all host ids from 0x70000000 to 0x7ffeffff belong to somebody".into(),
         remedy: "name a range with uid_map() and gid_map()".into(),
     }
 }
@@ -330,6 +330,14 @@ pub(crate) fn diagnose(symptom: &Symptom<'_>) -> Option<Error> {
             return unsupported(
                 format!("Linux {} has no such file system ({})", kernel(), symptom.subject),
                 "load its module",
+            );
+        }
+        Errno::INVAL if symptom.layer == Layer::Overlay => {
+            return unsupported(
+                "the kernel takes these layers for no overlay: one has mounts below it, which a user namespace locks, or \
+                 a tmpfs has no user attributes (Linux 6.6)"
+                    .into(),
+                "take lower layers without mounts below them, or Linux 6.6, or leave user_ns() out as root",
             );
         }
         Errno::INVAL if matches!(symptom.step, Step::UserNamespace | Step::Namespaces) => {

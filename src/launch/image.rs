@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Write as _};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -59,7 +59,7 @@ impl Image {
         file.write_all(STAGE)?;
         fcntl_add_seals(&file, SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
         // What is open for writing cannot be executed.
-        File::open(super::descriptor_path(&file))
+        Ok(above_streams(File::open(super::descriptor_path(&file))?.into())?.into())
     }
 
     /// A file without a name, which only root could open again for writing; it is compared before each use.
@@ -102,6 +102,11 @@ impl Image {
     }
 }
 
+/// Out of the way of the streams, 0 to 2, which a host may have closed: what has such a number could be taken for one.
+pub(crate) fn above_streams(fd: OwnedFd) -> io::Result<OwnedFd> {
+    if fd.as_raw_fd() > 2 { Ok(fd) } else { Ok(rustix::io::fcntl_dupfd_cloexec(&fd, 3)?) }
+}
+
 /// Bytes that nobody can change any more, to be mapped by the stage.
 #[derive(Debug)]
 pub(crate) struct Sealed {
@@ -122,7 +127,8 @@ impl Sealed {
         memory
             .add_seals(&[FileSeal::SealWrite, FileSeal::SealShrink, FileSeal::SealGrow, FileSeal::SealSeal])
             .map_err(failed)?;
-        Ok(Self { file: memory.into_file(), len: bytes.len() as u64 })
+        let file = above_streams(memory.into_file().into()).map_err(Error::host("make sealed memory"))?;
+        Ok(Self { file: file.into(), len: bytes.len() as u64 })
     }
 
     pub(crate) fn len(&self) -> u64 {

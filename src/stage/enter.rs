@@ -109,6 +109,7 @@ fn enter(control: &mut Control) -> Result<(), Failed> {
     let plan = &received.plan;
 
     sys::setsid().at(Step::Session)?;
+    sys::new_session_keyring().at(Step::Session)?;
     for (index, join) in plan.joins.iter().enumerate() {
         let index = index as u32;
         sys::setns(Fd((received.join_fds + index) as i32), join.kind).at_index(Step::JoinNamespace, index)?;
@@ -143,7 +144,7 @@ fn map_ids(control: &Control, plan: &Plan<'_>) -> sys::Result<()> {
         control.send(message::MAP, &0u32, &[], None)?;
         // The host's end may be held open by a fork of the host: its pidfd cannot.
         let mut set = [sys::Poll::input(Some(control.socket)), sys::Poll::input(Some(control.host))];
-        sys::poll(&mut set, None);
+        sys::poll(&mut set, None)?;
         let [socket, _] = set;
         let mut buffer = [0; 16];
         let (len, _) = if socket.ready() { sys::receive(control.socket, &mut buffer, false)? } else { (0, None) };

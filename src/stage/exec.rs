@@ -72,8 +72,7 @@ fn steps(entry: &Entry<'_>, report: &mut Fd) -> Result<(), Failed> {
         sys::unshare(sys::CLONE_NEWCGROUP).at(Step::CgroupNamespace)?;
     }
     if !plan.chroot.is_empty() {
-        sys::chroot(plan.chroot).at(Step::Chroot)?;
-        sys::chdir(c"/").at(Step::Chroot)?;
+        chroot(plan).at(Step::Chroot)?;
     }
     place_descriptors(entry, terminal, report)?;
     if launch.flags & launch_flag::TERMINAL != 0 {
@@ -88,8 +87,24 @@ fn steps(entry: &Entry<'_>, report: &mut Fd) -> Result<(), Failed> {
     }
     ids(plan)?;
     capabilities(plan).at(Step::Capabilities)?;
+    if plan.flags & flag::AGENT_IS_INIT == 0 {
+        // The agent has one thread, so that its end is what this is tied to. In its own namespace the kernel sees to it.
+        sys::prctl(sys::PR_SET_PDEATHSIG, sys::SIGKILL as usize, 0).at(Step::Exec)?;
+    }
     sys::block_signals(false).at(Step::Exec)?;
     execute(launch, *report)
+}
+
+/// Into the directory that was checked, and no other.
+fn chroot(plan: &Plan<'static>) -> sys::Result<()> {
+    let root = sys::openat(AT_FDCWD, plan.chroot, sys::O_PATH | sys::O_DIRECTORY, 0)?;
+    let found = sys::stat(root, c"")?;
+    if (found.device, found.inode) != (plan.chroot_device, plan.chroot_inode) {
+        return Err(Errno::STALE);
+    }
+    sys::fchdir(root)?;
+    sys::close(root);
+    sys::chroot(c".")
 }
 
 fn ids(plan: &Plan<'static>) -> Result<(), Failed> {
@@ -156,7 +171,7 @@ fn place_descriptors(entry: &Entry<'_>, terminal: Option<Fd>, report: &mut Fd) -
         if next > from {
             sys::close_range(from, next - 1).at(Step::Descriptors)?;
         }
-        from = next + 1;
+        from = if next == above { above } else { next + 1 };
     }
     let report = report.0 as u32;
     if report > from {

@@ -28,8 +28,7 @@ fn agent(control: Control, received: &Received) -> Result<(), Failed> {
         None
     } else {
         sys::prctl(sys::PR_SET_CHILD_SUBREAPER, 1, 0).at(Step::Agent)?;
-        // Missing where procfs is, or the kernel's CONFIG_PROC_CHILDREN.
-        sys::openat(sys::AT_FDCWD, c"/proc/thread-self/children", 0, 0).ok()
+        list_of_children(plan)
     };
     take_ids(plan).at(Step::AgentIds)?;
     let environment = if program_is_init {
@@ -49,6 +48,20 @@ fn agent(control: Control, received: &Received) -> Result<(), Failed> {
     agent.serve()
 }
 
+/// The list of this process's children, with their numbers in its own PID namespace. Missing where procfs is, or the
+/// kernel's CONFIG_PROC_CHILDREN.
+fn list_of_children(plan: &Plan<'_>) -> Option<Fd> {
+    const LIST: &core::ffi::CStr = c"thread-self/children";
+    if plan.joins.iter().any(|join| join.kind == sys::CLONE_NEWPID) {
+        // The host's procfs has other numbers.
+        let proc = sys::new_mount(c"proc", &[], sys::MOUNT_NO_SUID | sys::MOUNT_NO_DEV | sys::MOUNT_NO_EXEC).ok()?;
+        let list = sys::openat(proc, LIST, 0, 0);
+        sys::close(proc);
+        return list.ok();
+    }
+    sys::openat(sys::AT_FDCWD, c"/proc/thread-self/children", 0, 0).ok()
+}
+
 /// An id of the new user namespace: as an unmapped one the agent could make no file.
 fn take_ids(plan: &Plan<'_>) -> sys::Result<()> {
     if plan.agent_uid != u32::MAX {
@@ -62,6 +75,10 @@ fn take_ids(plan: &Plan<'_>) -> sys::Result<()> {
     }
     Ok(())
 }
+
+/// How often a guardian looks for what is left, and how long: nanoseconds.
+const LOOK_AGAIN: u64 = 5_000_000;
+const PATIENCE: u64 = 3_000_000_000;
 
 struct Agent<'a> {
     control: Control,
@@ -106,7 +123,12 @@ impl Agent<'_> {
     ) -> Result<(), Failed> {
         let terminal = match environment.devpts {
             Some(devpts) if launch.flags & launch_flag::OPEN_TERMINAL != 0 => {
-                Some(sys::open_terminal(devpts).at(Step::Terminal)?)
+                let [master, slave] = sys::open_terminal(devpts).at(Step::Terminal)?;
+                if self.plan.flags & flag::SET_IDS != 0 {
+                    // So that the program can open it by its name.
+                    sys::fchown(slave, self.plan.uid).at(Step::Terminal)?;
+                }
+                Some([master, slave])
             }
             _ => None,
         };
@@ -128,6 +150,12 @@ impl Agent<'_> {
             }
             sys::Fork::Parent { pid, pidfd } => (pid, pidfd),
         };
+        if self.plan.flags & flag::PROGRAM_IS_INIT != 0 {
+            // All the rest is the program's own to do.
+            const CAP_KILL: u64 = 1 << 5;
+            let permitted = sys::permitted().at(Step::AgentCapabilities)? & CAP_KILL;
+            sys::capset(permitted, permitted, 0).at(Step::AgentCapabilities)?;
+        }
         sys::close(report);
         if let Some([_, slave]) = terminal {
             sys::close(slave);
@@ -164,7 +192,15 @@ impl Agent<'_> {
             let errors = self.program.as_ref().and_then(|program| program.errors);
             let deadline = self.program.as_ref().and_then(|program| program.deadline);
             let mut set = [socket, Some(self.control.host), Some(self.signals), errors].map(Poll::input);
-            sys::poll(&mut set, deadline.map(|deadline| deadline.saturating_sub(sys::now())));
+            let timeout = deadline.map(|deadline| deadline.saturating_sub(sys::now()));
+            if sys::poll(&mut set, timeout).is_err() {
+                // Blind to the host and the clock it must not go on.
+                match &mut self.program {
+                    Some(program) => program.reason = reason::AGENT,
+                    None => return Err(Errno::INVAL).at(Step::Agent),
+                }
+                return self.finish();
+            }
             let [socket, host, signals, errors] = set.map(|entry| entry.ready());
 
             // Before anybody is reaped: the kernel names the program to the host by its number, which must still be its own.
@@ -225,12 +261,13 @@ impl Agent<'_> {
         let Some(program) = &mut self.program else { return };
         program.deadline = program.limit.map(|limit| program.started.saturating_add(limit));
         // From a PID namespace of our own the number means nothing to the host: the kernel translates credentials.
+        // From one that was joined the host finds it out by the pidfd.
         let joined = self.plan.joins.iter().any(|join| join.kind == sys::CLONE_NEWPID);
-        let (number, credentials) = if self.is_init || joined {
+        let (number, credentials) = if self.is_init {
             let (uid, gid) = sys::effective_ids();
             (0, Some((program.pid, uid, gid)))
         } else {
-            (program.pid as u32, None)
+            (if joined { 0 } else { program.pid as u32 }, None)
         };
         let both = [program.pidfd, program.terminal.unwrap_or(program.pidfd)];
         let fds = if program.terminal.is_some() { &both[..] } else { &both[..1] };
@@ -309,15 +346,27 @@ impl Agent<'_> {
 
     /// Kills and reaps everything.
     fn end_all(&mut self) {
+        let limit = sys::now().saturating_add(PATIENCE);
         loop {
             match sys::wait(false) {
                 Ok(Some(reaped)) => self.account(&reaped),
                 Ok(None) => {
                     self.kill_all();
                     self.hear();
-                    match sys::wait(true) {
-                        Ok(Some(reaped)) => self.account(&reaped),
-                        _ => return,
+                    if self.is_init {
+                        match sys::wait(true) {
+                            Ok(Some(reaped)) => self.account(&reaped),
+                            _ => return,
+                        }
+                    } else {
+                        // There may be some that it cannot find; it looks again, and not for ever.
+                        if sys::now() >= limit {
+                            return;
+                        }
+                        let mut set = [Poll::input(Some(self.signals))];
+                        let _ = sys::poll(&mut set, Some(LOOK_AGAIN));
+                        let mut information = [0; 128];
+                        let _ = sys::read(self.signals, &mut information);
                     }
                 }
                 Err(_) => return,
@@ -339,7 +388,10 @@ impl Agent<'_> {
         let Some(children) = self.children else { return };
         let mut list = [0; 4096];
         let len = sys::pread(children, &mut list, 0).unwrap_or(0);
-        for pid in list.get(..len).unwrap_or_default().split(|byte| *byte == b' ') {
+        let list = list.get(..len).unwrap_or_default();
+        // The last number may be cut short where the buffer ends; each is followed by a space.
+        let whole = list.iter().rposition(|byte| *byte == b' ').unwrap_or(0);
+        for pid in list.get(..whole).unwrap_or_default().split(|byte| *byte == b' ') {
             let pid = pid.iter().try_fold(0i32, |pid, digit| {
                 let digit = i32::from(digit.checked_sub(b'0').filter(|digit| *digit < 10)?);
                 pid.checked_mul(10)?.checked_add(digit)

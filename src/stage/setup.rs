@@ -46,7 +46,8 @@ pub fn confine(plan: &Plan<'static>) -> Result<(), Failed> {
             sys::prctl(sys::PR_CAPBSET_DROP, capability as usize, 0).at_index(Step::BoundingSet, capability)?;
         }
         if plan.keep == 0 {
-            sys::prctl(sys::PR_SET_SECUREBITS, NO_ROOT, 0).at(Step::BoundingSet)?;
+            let bits = sys::prctl(sys::PR_GET_SECUREBITS, 0, 0).at(Step::BoundingSet)?;
+            sys::prctl(sys::PR_SET_SECUREBITS, bits | NO_ROOT, 0).at(Step::BoundingSet)?;
         }
     }
     sys::prctl(sys::PR_CAP_AMBIENT, sys::PR_CAP_AMBIENT_CLEAR_ALL, 0).at(Step::AgentCapabilities)?;
@@ -59,9 +60,9 @@ pub fn confine(plan: &Plan<'static>) -> Result<(), Failed> {
     Ok(())
 }
 
-/// What the agent needs to enter programs, whatever the policy: CAP_KILL, SETGID, SETUID, SETPCAP, SYS_CHROOT, SYS_ADMIN
-/// (cgroup namespace, credentials of its messages), SYS_RESOURCE; and DAC_READ_SEARCH, FOWNER and the like are gone.
-const AGENT_NEEDS: u64 = 1 << 5 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 18 | 1 << 21 | 1 << 24;
+/// What the agent needs to enter programs, whatever the policy: CAP_CHOWN (of terminals), KILL, SETGID, SETUID, SETPCAP,
+/// SYS_CHROOT, SYS_ADMIN (cgroup namespace, credentials of its messages), SYS_RESOURCE.
+const AGENT_NEEDS: u64 = 1 << 0 | 1 << 5 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 18 | 1 << 21 | 1 << 24;
 
 /// The state of the walk through the plan's mounts.
 struct Walk {
@@ -105,7 +106,11 @@ fn mounts(plan: &Plan<'static>, tree_fds: u32, environment: &mut Environment) ->
         sys::fchdir(walk.root).at(Step::Pivot)?;
         sys::pivot_here().at(Step::Pivot)?;
         sys::chdir(c"/").at(Step::Pivot)?;
+    } else {
+        // What was mounted over it, or above it, holds for relative paths too.
+        sys::reenter_directory().at(Step::WorkingDirectory)?;
     }
+    sys::close(walk.root);
     Ok(())
 }
 
@@ -125,7 +130,9 @@ fn root(list: &mut impl Iterator<Item = Mount<'static>>, walk: &mut Walk) -> Res
         }
     };
     let old = sys::openat(AT_FDCWD, c"/", sys::O_PATH | sys::O_DIRECTORY, 0).at(Step::Root)?;
-    sys::move_mount(tree, old).at(Step::Root)?;
+    let moved = sys::move_mount(tree, old);
+    sys::close(old);
+    moved.at(Step::Root)?;
     Ok(tree)
 }
 
@@ -134,11 +141,11 @@ fn one(entry: &Mount<'static>, walk: &mut Walk, environment: &mut Environment) -
         mount::BIND => {
             let tree = source(entry, walk)?;
             let directory = entry.flags & mount::SOURCE_DIR != 0;
-            attach(entry, walk, tree, directory).map(drop)
+            attach(entry, walk, tree, directory).map(sys::close)
         }
         mount::TMPFS => {
             let tree = tmpfs(entry, walk)?;
-            attach(entry, walk, tree, true).map(drop)
+            attach(entry, walk, tree, true).map(sys::close)
         }
         mount::PROC => proc(entry, walk),
         mount::DEV => device_directory(entry, walk, environment),
@@ -146,7 +153,7 @@ fn one(entry: &Mount<'static>, walk: &mut Walk, environment: &mut Environment) -
         mount::LOWER => layer(entry, walk),
         mount::OVERLAY => {
             let tree = overlay(entry, walk)?;
-            attach(entry, walk, tree, true).map(drop)
+            attach(entry, walk, tree, true).map(sys::close)
         }
         mount::SYMLINK | mount::DIRECTORY => node(entry, walk),
         _ => walk.at(Err(Errno::PROTO), Step::MountMake),
@@ -211,7 +218,7 @@ fn proc(entry: &Mount<'static>, walk: &Walk) -> Result<(), Failed> {
     let proc = attach(entry, walk, walk.at(made, Step::MountMake)?, true)?;
     if entry.flags & mount::COVER != 0 {
         // uid 0 of the host, even without capabilities, may write here.
-        for name in [c"sys", c"sysrq-trigger", c"irq", c"bus"] {
+        for name in COVERED {
             let covered = cover(proc, name);
             walk.at(covered, Step::MountMake)?;
         }
@@ -219,6 +226,21 @@ fn proc(entry: &Mount<'static>, walk: &Walk) -> Result<(), Failed> {
     sys::close(proc);
     Ok(())
 }
+
+/// What of procfs speaks for the whole machine, and is not there for everybody to write.
+const COVERED: [&CStr; 11] = [
+    c"sys",
+    c"sysrq-trigger",
+    c"irq",
+    c"bus",
+    c"scsi",
+    c"fs",
+    c"acpi",
+    c"driver",
+    c"mtrr",
+    c"dynamic_debug",
+    c"pressure",
+];
 
 /// Makes what is there read-only, by mounting it over itself.
 fn cover(dir: Fd, name: &CStr) -> sys::Result<()> {
@@ -298,7 +320,12 @@ fn fill_device_directory(entry: &Mount<'static>, dev: Fd) -> sys::Result<Fd> {
 /// A device of the host as a detached tree, verified to be what its name says.
 fn device(path: &CStr, major: u32, minor: u32) -> sys::Result<Fd> {
     let tree = sys::open_tree(AT_FDCWD, path)?;
-    if sys::stat(tree, c"")?.is_char_device(major, minor) { Ok(tree) } else { Err(Errno::STALE) }
+    if !sys::stat(tree, c"")?.is_char_device(major, minor) {
+        return Err(Errno::STALE);
+    }
+    // The device can be written to all the same; its node's owner and mode cannot.
+    sys::set_mount_attributes(tree, sys::MOUNT_READ_ONLY | sys::MOUNT_NO_SUID | sys::MOUNT_NO_EXEC, true)?;
+    Ok(tree)
 }
 
 fn bind_node(dir: Fd, name: &CStr, tree: Fd) -> sys::Result<()> {

@@ -51,7 +51,7 @@ mod nr {
     pub const CLOCK_GETTIME: usize = 228; pub const EXIT_GROUP: usize = 231; pub const OPENAT: usize = 257; pub const MKDIRAT: usize = 258;
     pub const MKNODAT: usize = 259; pub const SYMLINKAT: usize = 266; pub const PPOLL: usize = 271; pub const UNSHARE: usize = 272;
     pub const SIGNALFD4: usize = 289; pub const DUP3: usize = 292; pub const PIPE2: usize = 293; pub const PRLIMIT64: usize = 302;
-    pub const SETNS: usize = 308; pub const STATX: usize = 332; pub const READ: usize = 0; pub const WRITE: usize = 1; pub const GETEUID: usize = 107; pub const GETEGID: usize = 108; pub const PREAD: usize = 17;
+    pub const SETNS: usize = 308; pub const STATX: usize = 332; pub const READ: usize = 0; pub const WRITE: usize = 1; pub const GETEUID: usize = 107; pub const GETEGID: usize = 108; pub const PREAD: usize = 17; pub const KEYCTL: usize = 250; pub const FCHOWN: usize = 93;
 }
 #[cfg(any(target_arch = "aarch64", target_arch = "riscv64"))]
 #[rustfmt::skip]
@@ -65,7 +65,7 @@ mod nr {
     pub const CLOCK_GETTIME: usize = 113; pub const KILL: usize = 129; pub const SIGACTION: usize = 134; pub const SIGPROCMASK: usize = 135;
     pub const SETRESUID: usize = 147; pub const SETRESGID: usize = 149; pub const SETSID: usize = 157; pub const SETGROUPS: usize = 159;
     pub const SETHOSTNAME: usize = 161; pub const SETDOMAINNAME: usize = 162; pub const UMASK: usize = 166; pub const PRCTL: usize = 167;
-    pub const GETEUID: usize = 175; pub const GETEGID: usize = 177; pub const PREAD: usize = 67; pub const SOCKET: usize = 198; pub const SENDMSG: usize = 211; pub const RECVMSG: usize = 212;
+    pub const GETEUID: usize = 175; pub const GETEGID: usize = 177; pub const PREAD: usize = 67; pub const KEYCTL: usize = 219; pub const FCHOWN: usize = 55; pub const SOCKET: usize = 198; pub const SENDMSG: usize = 211; pub const RECVMSG: usize = 212;
     pub const CLONE: usize = 220; pub const EXECVE: usize = 221; pub const MMAP: usize = 222;
     pub const WAIT4: usize = 260; pub const PRLIMIT64: usize = 261; pub const SETNS: usize = 268; pub const STATX: usize = 291;
 }
@@ -275,6 +275,16 @@ pub fn setsid() -> Result<()> {
     call!(nr::SETSID).map(drop)
 }
 
+/// A session keyring of its own, empty (keyrings(7)).
+pub fn new_session_keyring() -> Result<()> {
+    const JOIN_SESSION_KEYRING: usize = 1;
+    match call!(nr::KEYCTL, JOIN_SESSION_KEYRING, 0) {
+        // No keyrings in this kernel, or an outer filter that keeps everybody from them.
+        Err(Errno::NOSYS | Errno::PERM) => Ok(()),
+        result => result.map(drop),
+    }
+}
+
 pub fn umask(mask: u32) {
     let _ = call!(nr::UMASK, mask as usize);
 }
@@ -308,6 +318,8 @@ pub const PR_SET_DUMPABLE: u32 = 4;
 pub const PR_SET_KEEPCAPS: u32 = 8;
 pub const PR_SET_NAME: u32 = 15;
 pub const PR_CAPBSET_DROP: u32 = 24;
+pub const PR_SET_PDEATHSIG: u32 = 1;
+pub const PR_GET_SECUREBITS: u32 = 27;
 pub const PR_SET_SECUREBITS: u32 = 28;
 pub const PR_SET_CHILD_SUBREAPER: u32 = 36;
 pub const PR_SET_NO_NEW_PRIVS: u32 = 38;
@@ -318,6 +330,10 @@ pub const PR_CAP_AMBIENT_CLEAR_ALL: usize = 4;
 /// Names this thread, for people who look at a process list.
 pub fn set_name(name: &CStr) {
     let _ = call!(nr::PRCTL, PR_SET_NAME as usize, text(name));
+}
+
+pub fn fchown(file: Fd, uid: u32) -> Result<()> {
+    call!(nr::FCHOWN, fd(file), uid as usize, usize::MAX).map(drop)
 }
 
 pub fn setgroups(ids: &[u32]) -> Result<()> {
@@ -451,13 +467,14 @@ pub const RESOLVE_IN_ROOT: u64 = 0x10;
 
 pub fn openat2(dir: Fd, path: &CStr, flags: u32, resolve: u64) -> Result<Fd> {
     let how = [u64::from(flags | O_CLOEXEC), 0, resolve];
-    loop {
+    for _ in 0..100 {
         match call!(new::OPENAT2, fd(dir), text(path), place(&how), size_of_val(&how)) {
             // A rename elsewhere came in between.
             Err(Errno::AGAIN) => {}
             result => return result.map(new_fd),
         }
     }
+    Err(Errno::AGAIN)
 }
 
 pub fn dup_above(file: Fd, least: u32) -> Result<Fd> {
@@ -560,14 +577,19 @@ impl Poll {
 }
 
 /// Waits until one is ready, or for so many nanoseconds.
-pub fn poll(set: &mut [Poll], timeout: Option<u64>) {
-    let time = timeout.map(|ns| [ns / 1_000_000_000, ns % 1_000_000_000]);
-    let time = time.as_ref().map_or(0, place);
-    // EINTR is a wake-up like any other: every caller looks again.
-    if call!(nr::PPOLL, set.as_mut_ptr() as usize, set.len(), time, 0, 8).is_err() {
+pub fn poll(set: &mut [Poll], timeout: Option<u64>) -> Result<()> {
+    let mut time = timeout.map(|ns| [ns / 1_000_000_000, ns % 1_000_000_000]);
+    let time = time.as_mut().map_or(0, place_mut);
+    let result = call!(nr::PPOLL, set.as_mut_ptr() as usize, set.len(), time, 0, 8);
+    if result.is_err() {
         for entry in set {
             entry.returned = 0;
         }
+    }
+    match result {
+        // A wake-up like any other: every caller looks again.
+        Ok(_) | Err(Errno::INTR) => Ok(()),
+        Err(errno) => Err(errno),
     }
 }
 
@@ -755,6 +777,15 @@ pub fn fchdir(dir: Fd) -> Result<()> {
 pub fn chroot(path: &CStr) -> Result<()> {
     call!(nr::CHROOT, text(path)).map(drop)
 }
+/// Goes to where the current directory's path leads now; to the root if it leads nowhere.
+pub fn reenter_directory() -> Result<()> {
+    let mut path = [0u8; 4096];
+    call!(nr::GETCWD, path.as_mut_ptr() as usize, path.len())?;
+    match CStr::from_bytes_until_nul(&path) {
+        Ok(path) if chdir(path).is_ok() => Ok(()),
+        _ => chdir(c"/"),
+    }
+}
 /// Whether the current directory is below the root; the kernel says `(unreachable)` otherwise.
 pub fn inside() -> Result<bool> {
     let mut path = [0u8; 4096];
@@ -797,12 +828,14 @@ pub const MOUNT_NO_SUID: u64 = 2;
 pub const MOUNT_NO_DEV: u64 = 4;
 pub const MOUNT_NO_EXEC: u64 = 8;
 
-/// Adds attributes to a mount, and to all below it.
+/// Adds attributes to a mount. With all below it, they are also cut off from the mounts that they are copies of: else
+/// what is mounted on either would appear on the other.
 pub fn set_mount_attributes(tree: Fd, attributes: u64, recursive: bool) -> Result<()> {
     const AT_EMPTY_PATH: usize = 0x1000;
     const AT_RECURSIVE: usize = 0x8000;
-    let set = [attributes, 0, 0, 0];
-    let flags = AT_EMPTY_PATH | if recursive { AT_RECURSIVE } else { 0 };
+    const MS_PRIVATE: u64 = 1 << 18;
+    let (flags, propagation) = if recursive { (AT_EMPTY_PATH | AT_RECURSIVE, MS_PRIVATE) } else { (AT_EMPTY_PATH, 0) };
+    let set = [attributes, 0, propagation, 0];
     call!(new::MOUNT_SETATTR, fd(tree), text(c""), flags, place(&set), size_of_val(&set)).map(drop)
 }
 
