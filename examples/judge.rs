@@ -12,13 +12,17 @@
 //! A problem is a directory:
 //!
 //! ```text
-//! sum/limits               wall_ms 1000, cpu_s 2, output_bytes 65536; each on a line of its own
+//! sum/limits               wall_ms, cpu_ms, memory_bytes, output_bytes, each with its number on a line of its own
 //! sum/tests/1.in, 1.out    what goes in, and what is to come out, up to white space
 //! sum/submissions/wa.c     its first line says what is expected of it, test by test: // expect: AC WA
 //! ```
 //!
-//! The verdicts are AC (accepted), WA (wrong answer), TLE (time limit exceeded), RE (run-time error), OLE (output limit
-//! exceeded), and CE (compile error, for all tests at once). If one is not as expected, the judge exits with 1.
+//! The verdicts are AC (accepted), WA (wrong answer), TLE (time limit exceeded), MLE (memory limit exceeded), RE (run-time
+//! error), OLE (output limit exceeded), and CE (compile error, for all tests at once). If one is not as expected, the
+//! judge exits with 1.
+//!
+//! Memory, CPU time and tasks are limited for all of a submission's processes together. For that an ordinary user needs a
+//! delegated cgroup; without one the judge says so, and a submission that is to be MLE is left out.
 
 use std::borrow::Cow;
 use std::error::Error;
@@ -34,7 +38,7 @@ use std::str::FromStr;
 use std::thread;
 use std::time::Duration;
 
-use stockade::{Limit, Outcome, Output, Prepared, Resource, Rootfs, Sandbox, Stdio, Verdict};
+use stockade::{Layer, Layers, Limit, Outcome, Output, Prepared, Resource, Rootfs, Sandbox, Stdio, Verdict};
 use tempfile::{NamedTempFile, TempPath};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
@@ -42,6 +46,9 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 /// What the compiler may take, and how large a program it may make.
 const COMPILE_TIME: Duration = Duration::from_secs(20);
 const PROGRAM_BYTES: u64 = 16 << 20;
+
+/// How many processes and threads a submission may have at once.
+const TASKS: u32 = 32;
 
 /// The program leaves the sandbox by stdout: so there is no file that both sides write to, and its size has a limit.
 const COMPILE: &str = "gcc -O2 -o /tmp/program /submission.c -lm >&2 && exec cat /tmp/program";
@@ -93,6 +100,10 @@ fn judge_submission(problem: &Problem, submission: &Submission, report: &mut Rep
         }
     };
     let prepared = running(&problem.limits, &program).prepare()?;
+    let unlimited = prepared.report().missing().iter().find(|missing| missing.layer == Layer::Memory);
+    if let (Some(missing), true) = (unlimited, submission.expected.contains(&Grade::Mle)) {
+        return Ok(report.leave_out(what, &missing.reason)?);
+    }
     for (test, expected) in problem.tests.iter().zip(&submission.expected) {
         let Output { outcome, stdout, .. } = run(&prepared, &test.input)?;
         let grade = grade(&outcome.verdict, &stdout, &test.answer);
@@ -130,7 +141,13 @@ fn running(limits: &Limits, program: &Path) -> Sandbox {
     isolated()
         .bind_ro(program, "/program")
         .wall_time_limit(limits.wall)
-        .rlimit(Resource::Cpu, limits.cpu_seconds)
+        .cpu_time_limit(limits.cpu)
+        .rlimit(Resource::Cpu, limits.cpu.as_secs() + 1)
+        .memory_limit(limits.memory_bytes)
+        .pids_limit(TASKS)
+        // Where there is no cgroup: the same number, for all that is the sandbox's user in its own user namespace.
+        .rlimit(Resource::Processes, TASKS.into())
+        .best_effort(Layers::CPU_TIME | Layers::MEMORY | Layers::PIDS)
         .output_limit(limits.output_bytes)
 }
 
@@ -180,19 +197,21 @@ enum Grade {
     Ac,
     Wa,
     Tle,
+    Mle,
     Re,
     Ole,
     Ce,
 }
 
 impl Grade {
-    const ALL: [Self; 6] = [Self::Ac, Self::Wa, Self::Tle, Self::Re, Self::Ole, Self::Ce];
+    const ALL: [Self; 7] = [Self::Ac, Self::Wa, Self::Tle, Self::Mle, Self::Re, Self::Ole, Self::Ce];
 
     fn name(self) -> &'static str {
         match self {
             Self::Ac => "AC",
             Self::Wa => "WA",
             Self::Tle => "TLE",
+            Self::Mle => "MLE",
             Self::Re => "RE",
             Self::Ole => "OLE",
             Self::Ce => "CE",
@@ -219,6 +238,7 @@ fn grade(verdict: &Verdict, stdout: &[u8], answer: &[u8]) -> Grade {
         Verdict::Exited(0) if tokens(stdout).eq(tokens(answer)) => Grade::Ac,
         Verdict::Exited(0) => Grade::Wa,
         Verdict::LimitExceeded(Limit::WallTime | Limit::CpuTime) => Grade::Tle,
+        Verdict::LimitExceeded(Limit::Memory) => Grade::Mle,
         Verdict::LimitExceeded(Limit::Output) => Grade::Ole,
         _ => Grade::Re,
     }
@@ -260,7 +280,7 @@ impl fmt::Display for Line<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let test = self.test.map_or("compile".into(), |number| format!("test {number}"));
         let usage = &self.outcome.usage;
-        let [wall, cpu] = [usage.wall, usage.cpu()].map(|time| time.as_secs_f64());
+        let [wall, cpu] = [usage.wall, usage.cpu_time.unwrap_or(usage.cpu())].map(|time| time.as_secs_f64());
         write!(f, "{:<14}  {test:<7}  {:<3}  wall {wall:.2}s cpu {cpu:.2}s", self.what, self.grade)?;
         if let Some(peak) = usage.memory_peak {
             write!(f, "  peak {:>4.1} MiB", peak as f64 / f64::from(1 << 20))?;
@@ -286,6 +306,10 @@ impl<W: Write> Report<W> {
             return writeln!(self.out, "{line}");
         }
         writeln!(self.out, "{line}  (expected: {})", expected.map_or("nothing", |grade| grade.name()))
+    }
+
+    fn leave_out(&mut self, what: &str, why: &str) -> io::Result<()> {
+        writeln!(self.out, "{what:<14}  left out: memory is not limited here: {why}")
     }
 
     fn finish(mut self) -> Result<usize> {
@@ -316,7 +340,8 @@ struct Submission {
 
 struct Limits {
     wall: Duration,
-    cpu_seconds: u64,
+    cpu: Duration,
+    memory_bytes: u64,
     output_bytes: u64,
 }
 
@@ -377,12 +402,13 @@ impl FromStr for Limits {
     type Err = String;
 
     fn from_str(text: &str) -> std::result::Result<Self, String> {
-        let [mut wall_ms, mut cpu_s, mut output_bytes] = [None; 3];
+        let [mut wall_ms, mut cpu_ms, mut memory_bytes, mut output_bytes] = [None; 4];
         for line in text.lines() {
             let (key, value) = line.split_once(' ').ok_or_else(|| format!("{line:?} is not a limit and its value"))?;
             let limit = match key {
                 "wall_ms" => &mut wall_ms,
-                "cpu_s" => &mut cpu_s,
+                "cpu_ms" => &mut cpu_ms,
+                "memory_bytes" => &mut memory_bytes,
                 "output_bytes" => &mut output_bytes,
                 _ => return Err(format!("{key:?} is no limit")),
             };
@@ -393,7 +419,8 @@ impl FromStr for Limits {
         }
         Ok(Self {
             wall: Duration::from_millis(wall_ms.ok_or("wall_ms is missing")?),
-            cpu_seconds: cpu_s.ok_or("cpu_s is missing")?,
+            cpu: Duration::from_millis(cpu_ms.ok_or("cpu_ms is missing")?),
+            memory_bytes: memory_bytes.ok_or("memory_bytes is missing")?,
             output_bytes: output_bytes.ok_or("output_bytes is missing")?,
         })
     }

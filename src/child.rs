@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::process::pidfd_send_signal;
 
+use crate::cgroup::{Accounts, Cgroup};
 use crate::error::Error;
 use crate::launch::{self, Packet, Running, wait_for};
 use crate::outcome::{Evidence, Outcome, Signal, Usage, judge};
@@ -51,6 +52,8 @@ pub struct Output {
 #[derive(Debug)]
 pub struct Child {
     running: Running,
+    /// Dropped, and with that removed, when all in it has ended.
+    cgroup: Mutex<Option<Cgroup>>,
     prepared: Prepared,
     pipes: Mutex<Pipes>,
     end: Mutex<Option<End>>,
@@ -61,14 +64,14 @@ pub struct Child {
 /// How it ended, as far as is known.
 #[derive(Debug, Clone)]
 enum End {
-    Known(Outcome),
+    Known(Box<Outcome>),
     Lost,
 }
 
 impl End {
     fn result(&self) -> Result<Outcome, Error> {
         match self {
-            End::Known(outcome) => Ok(outcome.clone()),
+            End::Known(outcome) => Ok(Outcome::clone(outcome)),
             End::Lost => Err(Error::AgentLost { reason: "it was killed from outside".into() }),
         }
     }
@@ -79,11 +82,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Child {
-    pub(crate) fn new(mut running: Running, prepared: Prepared, mut pipes: Pipes) -> Self {
+    pub(crate) fn new(mut running: Running, prepared: Prepared, mut pipes: Pipes, cgroup: Option<Cgroup>) -> Self {
         pipes.pty = pipes.pty.or_else(|| running.terminal.take());
         let last = running.last.take();
         let child = Self {
             running,
+            cgroup: Mutex::new(cgroup),
             prepared,
             pipes: Mutex::new(pipes),
             end: Mutex::new(None),
@@ -180,15 +184,18 @@ impl Child {
 
     fn conclude(&self, packet: &Packet) -> End {
         let Ok(exit) = decode::<Exit>(&packet.body) else { return End::Lost };
-        let usage = Usage {
+        let accounts = lock(&self.cgroup).take().map(|cgroup| cgroup.accounts()).unwrap_or_default();
+        let mut usage = Usage {
             wall: Duration::from_nanos(exit.wall_ns),
             cpu_user: Duration::from_micros(exit.user_us),
             cpu_system: Duration::from_micros(exit.system_us),
-            memory_current: None,
             memory_peak: Some(exit.max_rss_kib.saturating_mul(1024)),
             io_read_bytes: Some(exit.in_blocks.saturating_mul(512)),
             io_write_bytes: Some(exit.out_blocks.saturating_mul(512)),
+            ..Usage::default()
         };
+        usage.take_accounts(&accounts);
+        usage.memory_current = None;
         let limit = |wanted| {
             let set = self.prepared.inner.rlimits.iter().find(|(resource, _)| *resource == wanted);
             set.map(|(_, value)| *value).filter(|value| *value != u64::MAX)
@@ -199,11 +206,15 @@ impl Child {
             output_exceeded: self.output_exceeded.load(Ordering::Relaxed),
             killed_by_host: exit.reason == reason::HOST,
             killed_by_agent: exit.reason == reason::AGENT,
+            oom_kills: accounts.oom_kills.unwrap_or(0),
+            out_of_memory: exit.reason == reason::MEMORY,
+            pids_refused: accounts.pids_refused.unwrap_or(0),
+            cpu_time_over: exit.reason == reason::CPU_TIME,
             cpu_limit: limit(Resource::Cpu).map(Duration::from_secs),
             cpu: usage.cpu(),
             file_size_limited: limit(Resource::FileSize).is_some(),
         };
-        End::Known(Outcome { status: ExitStatus::from_raw(exit.status), verdict: judge(&evidence), usage })
+        End::Known(Box::new(Outcome { status: ExitStatus::from_raw(exit.status), verdict: judge(&evidence), usage }))
     }
 
     /// Waits, and meanwhile collects what the program writes to its pipes. Both are read at once. If there is an
@@ -314,7 +325,12 @@ impl Child {
             return Ok(outcome.usage);
         }
         let wall = self.running.started.elapsed();
-        let found = live_usage(self.running.pid, wall);
+        let found = live_usage(self.running.pid, wall).map(|mut usage| {
+            if let Some(cgroup) = &*lock(&self.cgroup) {
+                usage.take_accounts(&cgroup.accounts());
+            }
+            usage
+        });
         // If it has ended meanwhile the number may be another's.
         if let Some(outcome) = self.try_wait().map_err(io::Error::other)? {
             return Ok(outcome.usage);
@@ -356,6 +372,22 @@ impl Drop for Child {
         self.running.agent.end();
         // Where the agent could not do it.
         let _ = pidfd_send_signal(&self.running.program, rustix::process::Signal::KILL);
+    }
+}
+
+impl Usage {
+    /// What a cgroup knows counts for the whole tree, and so more than what a process's own accounts say.
+    fn take_accounts(&mut self, accounts: &Accounts) {
+        self.cpu_time = accounts.cpu;
+        self.memory_current = accounts.memory_current.or(self.memory_current);
+        self.memory_peak = accounts.memory_peak.or(self.memory_peak);
+        self.swap_peak = accounts.swap_peak;
+        self.pids_peak = accounts.pids_peak;
+        self.io_read_bytes = accounts.io_read_bytes.or(self.io_read_bytes);
+        self.io_write_bytes = accounts.io_write_bytes.or(self.io_write_bytes);
+        self.oom_kills = accounts.oom_kills;
+        self.throttled = accounts.throttled;
+        self.pressure = accounts.pressure;
     }
 }
 

@@ -7,9 +7,11 @@ use std::io::{PipeReader, PipeWriter};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt};
 
+use crate::cgroup::Cgroup;
 use crate::child::{Child, Output, Pipes};
 use crate::error::Error;
 use crate::launch::{self, Request};
@@ -255,11 +257,15 @@ impl Command {
         for (target, fd) in &self.descriptors {
             wiring.extra(*target, fd)?;
         }
+        let cgroup = prepared.inner.cgroup.as_ref().map(Cgroup::make).transpose()?;
+        if let Some(cgroup) = &cgroup {
+            wiring.cgroup(cgroup)?;
+        }
         let bytes = self.compile(&prepared, &wiring)?;
         let fds: Vec<_> = wiring.fds.iter().map(Handed::as_fd).collect();
         let running = launch::launch(&prepared, &Request { bytes: &bytes, fds: &fds, program: &self.program })?;
         drop(fds);
-        Ok(Child::new(running, prepared, wiring.pipes))
+        Ok(Child::new(running, prepared, wiring.pipes, cgroup))
     }
 
     fn compile(&self, prepared: &Prepared, wiring: &Wiring) -> Result<Vec<u8>, Error> {
@@ -276,12 +282,23 @@ impl Command {
 
         let strings = |list: &[CString]| prepare::packed_strings(list.iter().map(CString::as_c_str));
         let [candidates, arguments, environment] = [strings(&candidates), strings(&arguments), strings(&environment)];
-        let wall_limit =
-            prepared.inner.wall_limit.map_or(0, |limit| u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX));
+        let nanoseconds =
+            |limit: Option<Duration>| limit.map_or(0, |l| u64::try_from(l.as_nanos()).unwrap_or(u64::MAX));
+        let wall_limit = nanoseconds(prepared.inner.wall_limit);
+        let cpu_limit = nanoseconds(prepared.inner.cgroup.as_ref().and_then(|cgroup| cgroup.cpu_time));
+        let cpus = std::thread::available_parallelism().map_or(1, |cpus| u32::try_from(cpus.get()).unwrap_or(u32::MAX));
         let mut bytes = vec![];
         plan::Launch {
             flags: wiring.flags,
             wall_limit,
+            cpu_limit,
+            cpus,
+            enter: wiring.enter.list(),
+            into: wiring.into.unwrap_or(u32::MAX),
+            procs: wiring.procs.unwrap_or(u32::MAX),
+            oom: wiring.oom.unwrap_or(u32::MAX),
+            cpu: wiring.cpu.unwrap_or(u32::MAX),
+            kill: wiring.kill.unwrap_or(u32::MAX),
             descriptors: wiring.table.list(),
             directory: &directory,
             candidates: candidates.list(),
@@ -320,6 +337,13 @@ struct Wiring {
     /// Which of `fds` is the terminal's slave; `u32::MAX` where the agent will open it.
     terminal: Option<u32>,
     null: Option<u32>,
+    // Of the cgroup, which the program does not see.
+    enter: Packed,
+    into: Option<u32>,
+    procs: Option<u32>,
+    oom: Option<u32>,
+    cpu: Option<u32>,
+    kill: Option<u32>,
 }
 
 impl Wiring {
@@ -328,6 +352,30 @@ impl Wiring {
         self.fds.push(fd);
         self.refer(target, place);
         place
+    }
+
+    /// For the stage only.
+    fn hand(&mut self, fd: impl Into<OwnedFd>) -> u32 {
+        let place = u32::try_from(self.fds.len()).unwrap_or(u32::MAX);
+        self.fds.push(Handed::Own(fd.into()));
+        place
+    }
+
+    fn cgroup(&mut self, cgroup: &Cgroup) -> Result<(), Error> {
+        let handles = cgroup.handles()?;
+        for file in handles.enter {
+            let place = self.hand(file);
+            self.enter.push(&place);
+        }
+        self.into = handles.into.map(|file| self.hand(file));
+        self.procs = handles.procs.map(|file| self.hand(file));
+        self.cpu = handles.cpu.map(|file| self.hand(file));
+        self.kill = handles.kill.map(|file| self.hand(file));
+        self.oom = match cgroup.oom().map(|oom| oom.try_clone_to_owned()).transpose() {
+            Ok(oom) => oom.map(|oom| self.hand(oom)),
+            Err(error) => return Err(Error::host("watch for a lack of memory")(error)),
+        };
+        Ok(())
     }
 
     fn refer(&mut self, target: u32, source: u32) {

@@ -73,6 +73,15 @@ pub enum Error {
         /// The kernel's answer.
         source: io::Error,
     },
+    /// A cgroup could not be made, set up, or opened.
+    #[error("{}: {source}", .path.display())]
+    #[non_exhaustive]
+    Cgroup {
+        /// The directory or file.
+        path: PathBuf,
+        /// The kernel's answer.
+        source: io::Error,
+    },
     /// The sandbox did not stand in time (see [`setup_timeout`](crate::Sandbox::setup_timeout)); it was ended.
     #[error("the sandbox did not stand within {limit:?}")]
     #[non_exhaustive]

@@ -2,6 +2,7 @@
 #![doc = include_str!("../README.md")]
 
 mod caps;
+pub mod cgroup;
 mod child;
 mod command;
 mod error;
@@ -18,6 +19,7 @@ mod sandbox;
 mod support;
 
 pub use caps::Capabilities;
+pub use cgroup::{CgroupParent, IoLimit, Pressure};
 pub use child::{Child, Output};
 pub use command::{Command, Stdio};
 pub use error::Error;

@@ -101,15 +101,16 @@ impl fmt::Display for Signal {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Limit {
-    /// Memory, of the whole tree.
+    /// Memory, of the whole tree ([`memory_limit`](crate::Sandbox::memory_limit)).
     Memory,
-    /// CPU time; as [`Resource::Cpu`](crate::Resource::Cpu), of one process.
+    /// CPU time: of the whole tree ([`cpu_time_limit`](crate::Sandbox::cpu_time_limit)), or of one process
+    /// ([`Resource::Cpu`](crate::Resource::Cpu)).
     CpuTime,
     /// Time by the clock on the wall ([`wall_time_limit`](crate::Sandbox::wall_time_limit)).
     WallTime,
     /// Bytes on stdout and stderr together ([`output_limit`](crate::Sandbox::output_limit)).
     Output,
-    /// Number of processes.
+    /// Number of tasks ([`pids_limit`](crate::Sandbox::pids_limit)).
     Pids,
     /// Bytes in one file ([`Resource::FileSize`](crate::Resource::FileSize)).
     FileSize,
@@ -151,15 +152,31 @@ pub struct Usage {
     pub cpu_user: Duration,
     /// CPU time in the kernel; source as for `cpu_user`.
     pub cpu_system: Duration,
-    /// Bytes of memory in use. Live only: the program's resident set (`/proc/PID/statm`).
+    /// CPU time of the whole tree by its cgroup, with [`cpu_time_limit`](crate::Sandbox::cpu_time_limit), and always in
+    /// version 2 (`cpuacct.usage`, `cpu.stat` usage_usec).
+    pub cpu_time: Option<Duration>,
+    /// Bytes of memory in use. Live only: of the whole tree with a limit of memory (`memory.current`,
+    /// `memory.usage_in_bytes`), else the program's resident set (`/proc/PID/statm`).
     pub memory_current: Option<u64>,
-    /// Largest resident set that one of the processes had (`ru_maxrss`), in bytes; known at the end. It is not the peak of
-    /// the whole tree.
+    /// Most bytes of memory that were in use: of the whole tree with a limit of memory (`memory.peak`,
+    /// `memory.max_usage_in_bytes`); else, and known at the end only, the largest resident set that one of the processes
+    /// had (`ru_maxrss`).
     pub memory_peak: Option<u64>,
-    /// Bytes read from block devices (`ru_inblock`); known at the end.
+    /// Most bytes of swap that were in use (`memory.swap.peak`; version 2).
+    pub swap_peak: Option<u64>,
+    /// Most tasks that there were at once (`pids.peak`; Linux 6.1), with a limit of pids.
+    pub pids_peak: Option<u64>,
+    /// Bytes read from block devices: of the whole tree with an I/O limit (`io.stat`,
+    /// `blkio.throttle.io_service_bytes`), else `ru_inblock`, known at the end.
     pub io_read_bytes: Option<u64>,
-    /// Bytes written to block devices (`ru_oublock`); known at the end.
+    /// Bytes written to block devices; sources as for `io_read_bytes`, else `ru_oublock`.
     pub io_write_bytes: Option<u64>,
+    /// Processes that the kernel ended for want of memory (`memory.events`, `memory.oom_control`), with a limit of memory.
+    pub oom_kills: Option<u64>,
+    /// How long it was kept from running by its limit of CPU (`cpu.stat`), with one.
+    pub throttled: Option<Duration>,
+    /// How long something in it waited for a resource (`*.pressure`; version 2).
+    pub pressure: Option<crate::Pressure>,
 }
 
 impl Usage {
@@ -210,6 +227,14 @@ pub struct Evidence {
     pub killed_by_host: bool,
     /// The agent could not go on.
     pub killed_by_agent: bool,
+    /// Processes that the kernel ended for want of memory, in this run's own cgroup.
+    pub oom_kills: u64,
+    /// The kernel told the agent that memory had run out.
+    pub out_of_memory: bool,
+    /// Forks that were refused by the limit of pids.
+    pub pids_refused: u64,
+    /// The agent ended it since the tree had used up its CPU time.
+    pub cpu_time_over: bool,
     /// The `RLIMIT_CPU` that was set.
     pub cpu_limit: Option<Duration>,
     /// CPU time used.
@@ -221,21 +246,26 @@ pub struct Evidence {
 /// Decides what an end means. The first that holds counts:
 ///
 /// 1. it wrote more than it may: [`Limit::Output`];
-/// 2. its time was over while it still ran: [`Limit::WallTime`];
+/// 2. memory ran out, and the kernel ended a process of it for that: [`Limit::Memory`];
 /// 3. the host ended it: [`KilledBy::Host`]; or the agent: [`KilledBy::Agent`];
-/// 4. SIGXCPU or SIGKILL, with an `RLIMIT_CPU` set and three quarters of that much CPU time used (the kernel compares by the
+/// 4. a fork was refused, and it did not end with code 0 all the same: [`Limit::Pids`];
+/// 5. it had used up its CPU time: [`Limit::CpuTime`]; or its time was over while it still ran: [`Limit::WallTime`];
+/// 6. SIGXCPU or SIGKILL, with an `RLIMIT_CPU` set and three quarters of that much CPU time used (the kernel compares by the
 ///    ticks of its clock, and accounts more finely): [`Limit::CpuTime`];
-/// 5. SIGXFSZ, with an `RLIMIT_FSIZE` set: [`Limit::FileSize`];
-/// 6. any signal: [`Verdict::Signaled`];
-/// 7. its own code: [`Verdict::Exited`].
+/// 7. SIGXFSZ, with an `RLIMIT_FSIZE` set: [`Limit::FileSize`];
+/// 8. any signal: [`Verdict::Signaled`];
+/// 9. its own code: [`Verdict::Exited`].
 pub fn judge(evidence: &Evidence) -> Verdict {
     let signal = u32::try_from(evidence.status & 0x7f).ok().and_then(Signal::from_number);
     let out_of_cpu = || evidence.cpu_limit.is_some_and(|limit| evidence.cpu >= limit - limit / 4);
     match signal {
         _ if evidence.output_exceeded => Verdict::LimitExceeded(Limit::Output),
-        _ if evidence.wall_time_over => Verdict::LimitExceeded(Limit::WallTime),
+        _ if evidence.oom_kills > 0 || evidence.out_of_memory => Verdict::LimitExceeded(Limit::Memory),
         _ if evidence.killed_by_host => Verdict::Killed(KilledBy::Host),
         _ if evidence.killed_by_agent => Verdict::Killed(KilledBy::Agent),
+        _ if evidence.pids_refused > 0 && evidence.status != 0 => Verdict::LimitExceeded(Limit::Pids),
+        _ if evidence.cpu_time_over => Verdict::LimitExceeded(Limit::CpuTime),
+        _ if evidence.wall_time_over => Verdict::LimitExceeded(Limit::WallTime),
         Some(Signal::XCPU | Signal::KILL) if out_of_cpu() => Verdict::LimitExceeded(Limit::CpuTime),
         Some(Signal::XFSZ) if evidence.file_size_limited => Verdict::LimitExceeded(Limit::FileSize),
         Some(signal) => Verdict::Signaled(signal),
@@ -260,10 +290,15 @@ mod tests {
             (Evidence { status: 0x80 | 6, ..Evidence::default() }, Verdict::Signaled(Signal::ABRT)),
             (killed, Verdict::Signaled(Signal::KILL)),
             (Evidence { killed_by_host: true, ..killed }, Verdict::Killed(KilledBy::Host)),
-            (
-                Evidence { killed_by_host: true, wall_time_over: true, ..killed },
-                Verdict::LimitExceeded(Limit::WallTime),
-            ),
+            (Evidence { wall_time_over: true, ..killed }, Verdict::LimitExceeded(Limit::WallTime)),
+            (Evidence { cpu_time_over: true, ..killed }, Verdict::LimitExceeded(Limit::CpuTime)),
+            (Evidence { oom_kills: 1, ..killed }, Verdict::LimitExceeded(Limit::Memory)),
+            (Evidence { oom_kills: 1, wall_time_over: true, ..killed }, Verdict::LimitExceeded(Limit::Memory)),
+            // The kernel ended a helper; the program itself went on to its own end.
+            (Evidence { oom_kills: 1, ..Evidence::default() }, Verdict::LimitExceeded(Limit::Memory)),
+            (Evidence { pids_refused: 5, wall_time_over: true, ..killed }, Verdict::LimitExceeded(Limit::Pids)),
+            (Evidence { pids_refused: 5, status: 1 << 8, ..Evidence::default() }, Verdict::LimitExceeded(Limit::Pids)),
+            (Evidence { pids_refused: 5, ..Evidence::default() }, Verdict::Exited(0)),
             (Evidence { output_exceeded: true, wall_time_over: true, ..killed }, Verdict::LimitExceeded(Limit::Output)),
             (Evidence { cpu_limit: Some(second), cpu: second, ..killed }, Verdict::LimitExceeded(Limit::CpuTime)),
             (

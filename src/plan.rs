@@ -259,6 +259,8 @@ steps! {
     Spawn = "fork the program's process",
     /// The PID namespace of a program that is PID 1 itself is made (`unshare(2)`).
     PidNamespace = "make the PID namespace",
+    /// The program's process enters its cgroup (`clone3(2)`, or by writing to `tasks` or `cgroup.procs`).
+    Cgroup = "enter the cgroup",
     /// The cgroup namespace is made (`unshare(2)`).
     CgroupNamespace = "make the cgroup namespace",
     /// The root is entered without a mount namespace (`chroot(2)`).
@@ -453,6 +455,22 @@ record! {
         flags: u32,
         /// Nanoseconds that it may run; 0 for no limit.
         wall_limit: u64,
+        /// Nanoseconds of CPU time that the tree may use; 0 for no limit.
+        cpu_limit: u64,
+        /// How many CPUs it can use at once, at most.
+        cpus: u32,
+        /// Cgroups to enter by writing to them, by their places among the descriptors.
+        enter: List<'a, u32>,
+        /// The cgroup of version 2 to be forked into; `u32::MAX` for none, as in the next four.
+        into: u32,
+        /// The same, to be entered by writing where that is refused.
+        procs: u32,
+        /// Readable when memory has run out.
+        oom: u32,
+        /// The account of CPU time.
+        cpu: u32,
+        /// Ends all in the cgroup.
+        kill: u32,
         /// Where its descriptors go.
         descriptors: List<'a, Descriptor>,
         /// The working directory; empty leaves it.
@@ -552,6 +570,10 @@ pub mod reason {
     pub const HOST: u32 = 2;
     /// The agent could not go on: somebody of its user has taken from it what it needs, as prlimit(2) can.
     pub const AGENT: u32 = 3;
+    /// The tree has used up its CPU time.
+    pub const CPU_TIME: u32 = 4;
+    /// Memory ran out, and the kernel ends only one process by itself.
+    pub const MEMORY: u32 = 5;
 }
 
 record! {

@@ -9,7 +9,6 @@ use std::time::Duration;
 use crate::caps::Capabilities;
 use crate::command::Command;
 use crate::error::Error;
-use crate::idmap;
 use crate::launch::{self, Image, Sealed};
 use crate::mount::{self, Operation, Source};
 use crate::ns::Namespaces;
@@ -17,6 +16,7 @@ use crate::plan::{self, Plan, Sink, Wire, flag};
 use crate::rlimit::{self, Resource};
 use crate::sandbox::Sandbox;
 use crate::support::{self, Host, Layer, Layers, NAMESPACES, Report};
+use crate::{cgroup, idmap};
 
 impl Sink for Vec<u8> {
     fn put(&mut self, bytes: &[u8]) {
@@ -83,6 +83,7 @@ pub(crate) struct Inner {
     pub(crate) namespaces: Namespaces,
     /// What each mount is about, for errors.
     pub(crate) subjects: Vec<String>,
+    pub(crate) cgroup: Option<cgroup::Compiled>,
     pub(crate) rlimits: Vec<(Resource, u64)>,
     pub(crate) joined_pid_ns: bool,
     pub(crate) has_dev: bool,
@@ -214,6 +215,15 @@ pub(crate) fn prepare(sandbox: &Sandbox) -> Result<Prepared, Error> {
     if bounding_set {
         settled.report.in_force |= Layers::BOUNDING_SET;
     }
+    let best_effort = sandbox.best_effort;
+    let may_be_missing = |layer: Layer| best_effort.contains(layer.into());
+    let cgroup = sandbox.limits.compile(may_be_missing, &mut settled.report.missing)?;
+    if let Some(cgroup) = &cgroup {
+        settled.report.in_force.extend(cgroup.layers.iter().map(|layer| Layers::from(*layer)));
+        if cgroup.has_kill() {
+            settled.report.in_force |= Layers::TREE_KILL;
+        }
+    }
     add_notes(&mut settled, &ids, user_ns);
     let inner = Inner {
         plan: Sealed::new(c"stockade-plan", &bytes)?,
@@ -223,6 +233,7 @@ pub(crate) fn prepare(sandbox: &Sandbox) -> Result<Prepared, Error> {
         ids,
         namespaces,
         subjects: mounts.subjects,
+        cgroup,
         rlimits: sandbox.rlimits.clone(),
         joined_pid_ns: joined(Namespaces::PID),
         has_dev: mounts.has_dev,
@@ -230,7 +241,8 @@ pub(crate) fn prepare(sandbox: &Sandbox) -> Result<Prepared, Error> {
         wall_limit: sandbox.wall_time,
         output_limit: sandbox.output,
         setup_timeout: sandbox.setup_timeout,
-        tree_kill_accepted: pid_ns || sandbox.best_effort.contains(Layers::TREE_KILL),
+        tree_kill_accepted: settled.report.in_force.contains(Layers::TREE_KILL)
+            || sandbox.best_effort.contains(Layers::TREE_KILL),
         report: settled.report,
     };
     Ok(Prepared { inner: Arc::new(inner) })

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::caps::Capabilities;
+use crate::cgroup::{CgroupParent, IoLimit, Limits};
 use crate::command::Command;
 use crate::error::Error;
 use crate::idmap::{Ids, Range};
@@ -50,6 +51,7 @@ pub struct Sandbox {
     pub(crate) domainname: Option<OsString>,
     pub(crate) capabilities: Capabilities,
     pub(crate) new_privileges: bool,
+    pub(crate) limits: Limits,
     pub(crate) rlimits: Vec<(Resource, u64)>,
     pub(crate) wall_time: Option<Duration>,
     pub(crate) output: Option<u64>,
@@ -78,6 +80,7 @@ impl Sandbox {
             domainname: None,
             capabilities: Capabilities::empty(),
             new_privileges: false,
+            limits: Limits::default(),
             rlimits: vec![],
             wall_time: None,
             output: None,
@@ -334,6 +337,100 @@ impl Sandbox {
     #[doc(alias = "PR_SET_NO_NEW_PRIVS")]
     pub fn allow_new_privileges(mut self) -> Self {
         self.new_privileges = true;
+        self
+    }
+
+    /// How many bytes of memory the program and all that comes of it may use together, page cache and tmpfs included
+    /// (`memory.max`, `memory.limit_in_bytes`). At the limit the kernel ends it, all of it:
+    /// [`Limit::Memory`](crate::Limit::Memory). Swap is none unless [`swap_limit`](Sandbox::swap_limit) gives some.
+    ///
+    /// Needs the cgroup controller `memory` and a place where a cgroup can be made (see [`CgroupParent`]). The kernel
+    /// rounds down to pages.
+    #[doc(alias = "memory.max")]
+    #[doc(alias = "memory.limit_in_bytes")]
+    pub fn memory_limit(mut self, bytes: u64) -> Self {
+        self.limits.memory = Some(bytes);
+        self
+    }
+
+    /// How many bytes of swap it may use beyond its memory (`memory.swap.max`, `memory.memsw.limit_in_bytes`); 0 unless
+    /// said. Needs [`memory_limit`](Sandbox::memory_limit).
+    #[doc(alias = "memory.swap.max")]
+    pub fn swap_limit(mut self, bytes: u64) -> Self {
+        self.limits.swap = Some(bytes);
+        self
+    }
+
+    /// From how many bytes on it is slowed down and its memory reclaimed (`memory.high`). Version 2 only.
+    #[doc(alias = "memory.high")]
+    pub fn memory_high(mut self, bytes: u64) -> Self {
+        self.limits.memory_high = Some(bytes);
+        self
+    }
+
+    /// How many bytes are not taken from it while others have some to reclaim (`memory.low`). Version 2 only.
+    #[doc(alias = "memory.low")]
+    pub fn memory_low(mut self, bytes: u64) -> Self {
+        self.limits.memory_low = Some(bytes);
+        self
+    }
+
+    /// How many cores' worth of CPU it may use, 0.01 or more (`cpu.max`, `cpu.cfs_quota_us` in periods of 100 ms).
+    #[doc(alias = "cpu.max")]
+    pub fn cpu_limit(mut self, cores: f64) -> Self {
+        self.limits.cpu = Some(cores);
+        self
+    }
+
+    /// Its share of a busy CPU, 1 to 10000, where everybody has 100 (`cpu.weight`, `cpu.shares`).
+    #[doc(alias = "cpu.weight")]
+    pub fn cpu_weight(mut self, weight: u32) -> Self {
+        self.limits.cpu_weight = Some(weight);
+        self
+    }
+
+    /// The CPUs that it may run on, like `0-3,8` (`cpuset.cpus`).
+    #[doc(alias = "cpuset.cpus")]
+    pub fn cpuset(mut self, cpus: impl Into<String>) -> Self {
+        self.limits.cpuset = Some(cpus.into());
+        self
+    }
+
+    /// How many tasks, that is processes and threads, it may have at once, itself included (`pids.max`). The agent is not
+    /// counted. A fork beyond that is EAGAIN.
+    #[doc(alias = "pids.max")]
+    pub fn pids_limit(mut self, tasks: u32) -> Self {
+        self.limits.pids = Some(tasks);
+        self
+    }
+
+    /// Bandwidth and operations of a block device: the one of that node, or the one that the file or directory is on
+    /// (`io.max`, `blkio.throttle.*`).
+    #[doc(alias = "io.max")]
+    pub fn io_limit(mut self, device: impl AsRef<Path>, limit: IoLimit) -> Self {
+        self.limits.io.push((device.as_ref().to_owned(), limit));
+        self
+    }
+
+    /// Its share of a busy block device, 1 to 10000, where everybody has 100 (`io.weight`, `blkio.weight`).
+    #[doc(alias = "io.weight")]
+    pub fn io_weight(mut self, weight: u32) -> Self {
+        self.limits.io_weight = Some(weight);
+        self
+    }
+
+    /// How much CPU time the program and all that comes of it may use together. The agent sees to it, by the account of
+    /// their cgroup, also while the host is stopped: [`Limit::CpuTime`](crate::Limit::CpuTime). What forks to dodge
+    /// `RLIMIT_CPU` does not dodge this.
+    #[doc(alias = "cpuacct.usage")]
+    pub fn cpu_time_limit(mut self, limit: Duration) -> Self {
+        self.limits.cpu_time = Some(limit);
+        self
+    }
+
+    /// Below which cgroup the sandbox's own is made; [`CgroupParent::Auto`] unless said.
+    pub fn cgroup_parent(mut self, parent: CgroupParent) -> Self {
+        self.limits.parent = parent;
         self
     }
 

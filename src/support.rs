@@ -74,6 +74,18 @@ layers! {
     BoundingSet BOUNDING_SET = 13 "bounding set",
     /// Landlock.
     Landlock LANDLOCK = 14 "Landlock",
+    /// Limits and accounts of memory (the cgroup controller `memory`).
+    Memory MEMORY = 16 "memory limits",
+    /// Limits of CPU bandwidth, and weights (the cgroup controller `cpu`).
+    Cpu CPU = 17 "CPU limits",
+    /// Sets of CPUs (the cgroup controller `cpuset`).
+    Cpuset CPUSET = 18 "CPU sets",
+    /// Limits on the number of tasks (the cgroup controller `pids`).
+    Pids PIDS = 19 "pids limits",
+    /// Limits of block device bandwidth, and weights (the cgroup controller `io`, or `blkio`).
+    Io IO = 20 "I/O limits",
+    /// Limits of the whole tree's CPU time (the accounts of version 2, or the controller `cpuacct`).
+    CpuTime CPU_TIME = 21 "CPU time limits",
     /// The stage can be started: sealed memory can be executed, and processes are held by descriptors.
     Stage STAGE = 15 "stage",
 }
@@ -221,6 +233,12 @@ pub(crate) fn probe(layer: Layer) -> Result<String, Missing> {
         Layer::TreeKill => Sandbox::new().pid_ns(),
         Layer::Stage => Sandbox::new(),
         Layer::BoundingSet => Sandbox::new().user_ns(),
+        Layer::Memory => Sandbox::new().memory_limit(1 << 30),
+        Layer::Cpu => Sandbox::new().cpu_limit(1.0),
+        Layer::Cpuset => Sandbox::new().cpuset("0"),
+        Layer::Pids => Sandbox::new().pids_limit(1000),
+        Layer::Io => Sandbox::new().io_weight(100),
+        Layer::CpuTime => Sandbox::new().cpu_time_limit(std::time::Duration::from_secs(1000)),
         Layer::Landlock => {
             return landlock_abi().map(|abi| format!("ABI {abi}")).ok_or_else(|| {
                 missing("the kernel has no Landlock, or it is not enabled".into(), "boot with lsm=landlock,...".into())

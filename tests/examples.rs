@@ -59,6 +59,10 @@ fn judge() {
     for evidence in ["LimitExceeded(WallTime)", "LimitExceeded(CpuTime)", "SIGSEGV"] {
         assert!(text.contains(evidence), "{evidence} in {text}");
     }
+    // Where memory can be limited there is that verdict too, and where it cannot the judge says so.
+    let limited = stockade::Support::probe().missing(stockade::Layer::Memory).is_none();
+    assert_eq!(text.lines().any(|line| line.contains("  MLE  ")), limited, "{text}");
+    assert_eq!(text.contains("left out: memory is not limited here"), !limited, "{text}");
 }
 
 #[test]
@@ -68,7 +72,8 @@ fn judge_says_when_a_verdict_is_not_as_expected() {
     for part in ["tests", "submissions"] {
         std::fs::create_dir_all(problem.join(part)).unwrap();
     }
-    std::fs::write(problem.join("limits"), "wall_ms 1000\ncpu_s 1\noutput_bytes 100\n").unwrap();
+    std::fs::write(problem.join("limits"), "wall_ms 1000\ncpu_ms 1000\nmemory_bytes 33554432\noutput_bytes 100\n")
+        .unwrap();
     std::fs::write(problem.join("tests/1.in"), "").unwrap();
     std::fs::write(problem.join("tests/1.out"), "right").unwrap();
     let source = "// expect: AC\n#include <stdio.h>\nint main(void) { puts(\"wrong\"); return 0; }\n";

@@ -124,6 +124,7 @@ fn the_readme_lists_the_steps_in_order() {
         "loopback",
         "bounding set",
         "no_new_privs",
+        "its cgroup",
         "a session",
         "cgroup namespace",
         "chroot(2)",

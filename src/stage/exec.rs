@@ -24,6 +24,8 @@ pub struct Entry<'a> {
     pub terminal: Option<Fd>,
     /// The environment is still to be made: this process is PID 1.
     pub set_up: bool,
+    /// It was forked into its cgroup of version 2.
+    pub in_cgroup: bool,
 }
 
 struct Record {
@@ -58,6 +60,7 @@ pub fn run(entry: &Entry<'_>) -> ! {
 fn steps(entry: &Entry<'_>, report: &mut Fd) -> Result<(), Failed> {
     let (plan, launch) = (&entry.received.plan, entry.launch);
     let mut terminal = entry.terminal;
+    enter_cgroups(entry)?;
     if entry.set_up {
         let environment = setup::run(plan, entry.received.tree_fds)?;
         setup::confine(plan)?;
@@ -93,6 +96,17 @@ fn steps(entry: &Entry<'_>, report: &mut Fd) -> Result<(), Failed> {
     }
     sys::block_signals(false).at(Step::Exec)?;
     execute(launch, *report)
+}
+
+/// Through files that the host has opened: its right to do so counts, not this process's.
+fn enter_cgroups(entry: &Entry<'_>) -> Result<(), Failed> {
+    let launch = entry.launch;
+    let procs = Some(launch.procs).filter(|place| *place != u32::MAX && !entry.in_cgroup);
+    for (index, place) in launch.enter.iter().chain(procs).enumerate() {
+        let file = Fd(entry.received.launch_fds.saturating_add(place) as i32);
+        sys::write(file, b"0").at_index(Step::Cgroup, index as u32)?;
+    }
+    Ok(())
 }
 
 /// Into the directory that was checked, and no other.

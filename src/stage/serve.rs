@@ -80,6 +80,9 @@ fn take_ids(plan: &Plan<'_>) -> sys::Result<()> {
 const LOOK_AGAIN: u64 = 5_000_000;
 const PATIENCE: u64 = 3_000_000_000;
 
+/// How long the kernel may take to end one process for want of memory: nanoseconds.
+const OTHERS_TURN: u64 = 20_000_000;
+
 struct Agent<'a> {
     control: Control,
     plan: &'a Plan<'static>,
@@ -105,6 +108,11 @@ struct Program {
     ended: u64,
     limit: Option<u64>,
     deadline: Option<u64>,
+    oom: Option<Fd>,
+    /// When to end the others after the kernel has ended one for want of memory.
+    out_of_memory: Option<u64>,
+    kill: Option<Fd>,
+    budget: Option<Budget>,
     status: Option<i32>,
     reason: u32,
     user_us: u64,
@@ -112,6 +120,67 @@ struct Program {
     max_rss: u64,
     in_blocks: u64,
     out_blocks: u64,
+}
+
+impl Program {
+    /// When something may be over.
+    fn next_look(&self) -> Option<u64> {
+        let budget = self.budget.as_ref().map(|budget| budget.next);
+        [self.deadline, budget, self.out_of_memory].into_iter().flatten().min()
+    }
+
+    fn check_limits(&mut self, oom: bool) {
+        let over = |moment: Option<u64>| moment.is_some_and(|moment| sys::now() >= moment);
+        if let (true, Some(event)) = (oom, self.oom) {
+            let _ = sys::read(event, &mut [0; 8]);
+            // It is told just before it ends one of them, and counts that; then it is our turn.
+            self.out_of_memory = self.out_of_memory.or(Some(sys::now().saturating_add(OTHERS_TURN)));
+        }
+        if over(self.out_of_memory) {
+            self.reason = reason::MEMORY;
+        } else if self.budget.as_mut().is_some_and(Budget::look) {
+            self.reason = reason::CPU_TIME;
+        } else if over(self.deadline) {
+            self.reason = reason::WALL_TIME;
+        }
+    }
+}
+
+/// CPU time for the whole tree.
+struct Budget {
+    account: Fd,
+    limit: u64,
+    cpus: u32,
+    /// When to look again, at the earliest moment at which it can be used up.
+    next: u64,
+}
+
+impl Budget {
+    /// Whether it is used up.
+    fn look(&mut self) -> bool {
+        let now = sys::now();
+        if now < self.next {
+            return false;
+        }
+        let mut text = [0; 128];
+        let len = sys::pread(self.account, &mut text, 0).unwrap_or(0);
+        let used = cpu_time(text.get(..len).unwrap_or_default());
+        let left = self.limit.saturating_sub(used);
+        // At least a millisecond: to look costs too.
+        self.next = now.saturating_add((left / u64::from(self.cpus.max(1))).max(1_000_000));
+        left == 0
+    }
+}
+
+/// Nanoseconds, from version 1's `cpuacct.usage`, or from version 2's `cpu.stat`, which begins with microseconds.
+fn cpu_time(text: &[u8]) -> u64 {
+    let (digits, unit) = match text.strip_prefix(b"usage_usec ") {
+        Some(rest) => (rest, 1000),
+        None => (text, 1),
+    };
+    let number = digits.iter().take_while(|byte| byte.is_ascii_digit());
+    let number = number.fold(0u64, |sum, byte| sum.saturating_mul(10).saturating_add(u64::from(byte - b'0')));
+    number.saturating_mul(unit)
 }
 
 impl Agent<'_> {
@@ -137,7 +206,17 @@ impl Agent<'_> {
             sys::unshare(sys::CLONE_NEWPID).at(Step::PidNamespace)?;
         }
         let started = sys::now();
-        let (pid, pidfd) = match sys::fork(0).at(Step::Spawn)? {
+        let place = |place: u32| {
+            Some(Fd(received.launch_fds.saturating_add(place) as i32)).filter(|_| place != u32::MAX)
+        };
+        // Where that is refused, as to another user's, its process enters by itself.
+        let forked = place(launch.into).and_then(|cgroup| sys::fork_into(cgroup).ok());
+        let in_cgroup = forked.is_some();
+        let forked = match forked {
+            Some(forked) => forked,
+            None => sys::fork(0).at(Step::Spawn)?,
+        };
+        let (pid, pidfd) = match forked {
             sys::Fork::Child => {
                 let entry = exec::Entry {
                     received,
@@ -145,6 +224,7 @@ impl Agent<'_> {
                     report,
                     terminal: terminal.map(|[_, slave]| slave),
                     set_up: self.plan.flags & flag::PROGRAM_IS_INIT != 0,
+                    in_cgroup,
                 };
                 exec::run(&entry)
             }
@@ -160,9 +240,14 @@ impl Agent<'_> {
         if let Some([_, slave]) = terminal {
             sys::close(slave);
         }
-        for place in 0..received.join_fds - received.launch_fds {
-            sys::close(Fd((received.launch_fds + place) as i32));
+        let keep = [place(launch.oom), place(launch.cpu), place(launch.kill)];
+        for fd in received.launch_fds..received.join_fds {
+            let fd = Fd(fd as i32);
+            if !keep.contains(&Some(fd)) {
+                sys::close(fd);
+            }
         }
+        let [oom, cpu, kill] = keep;
         self.program = Some(Program {
             pid,
             pidfd,
@@ -174,6 +259,10 @@ impl Agent<'_> {
             ended: 0,
             limit: Some(launch.wall_limit).filter(|limit| *limit != 0),
             deadline: None,
+            oom,
+            out_of_memory: None,
+            kill,
+            budget: cpu.map(|account| Budget { account, limit: launch.cpu_limit, cpus: launch.cpus, next: 0 }),
             status: None,
             reason: reason::NONE,
             user_us: 0,
@@ -190,8 +279,9 @@ impl Agent<'_> {
         loop {
             let socket = Some(self.control.socket).filter(|_| !self.detached);
             let errors = self.program.as_ref().and_then(|program| program.errors);
-            let deadline = self.program.as_ref().and_then(|program| program.deadline);
-            let mut set = [socket, Some(self.control.host), Some(self.signals), errors].map(Poll::input);
+            let oom = self.program.as_ref().and_then(|program| program.oom);
+            let deadline = self.program.as_ref().and_then(Program::next_look);
+            let mut set = [socket, Some(self.control.host), Some(self.signals), errors, oom].map(Poll::input);
             let timeout = deadline.map(|deadline| deadline.saturating_sub(sys::now()));
             if sys::poll(&mut set, timeout).is_err() {
                 // Blind to the host and the clock it must not go on.
@@ -201,7 +291,7 @@ impl Agent<'_> {
                 }
                 return self.finish();
             }
-            let [socket, host, signals, errors] = set.map(|entry| entry.ready());
+            let [socket, host, signals, errors, oom] = set.map(|entry| entry.ready());
 
             // Before anybody is reaped: the kernel names the program to the host by its number, which must still be its own.
             if errors || signals {
@@ -219,8 +309,8 @@ impl Agent<'_> {
                 return Ok(());
             }
             if let Some(program) = &mut self.program {
-                if program.status.is_none() && program.deadline.is_some_and(|deadline| sys::now() >= deadline) {
-                    program.reason = reason::WALL_TIME;
+                if program.status.is_none() {
+                    program.check_limits(oom);
                 }
                 let over = program.status.is_some() && program.errors.is_none();
                 if over || program.reason != reason::NONE {
@@ -379,6 +469,9 @@ impl Agent<'_> {
         if self.is_init {
             let _ = sys::kill(-1, sys::SIGKILL);
             return;
+        }
+        if let Some(kill) = self.program.as_ref().and_then(|program| program.kill) {
+            let _ = sys::write(kill, b"1");
         }
         if let Some(Program { pidfd, pid, status: None, .. }) = &self.program {
             let _ = sys::pidfd_send_signal(*pidfd, sys::SIGKILL);

@@ -74,7 +74,7 @@ mod nr {
 mod new {
     pub const PIDFD_SEND_SIGNAL: usize = 424; pub const OPEN_TREE: usize = 428; pub const MOVE_MOUNT: usize = 429; pub const FSOPEN: usize = 430;
     pub const FSCONFIG: usize = 431; pub const FSMOUNT: usize = 432; pub const CLOSE_RANGE: usize = 436; pub const OPENAT2: usize = 437;
-    pub const MOUNT_SETATTR: usize = 442;
+    pub const MOUNT_SETATTR: usize = 442; pub const CLONE3: usize = 435;
 }
 
 /// One system call with six arguments.
@@ -176,6 +176,32 @@ pub fn fork(flags: u32) -> Result<Fork> {
     // A child of one's parent reports to it as its sibling does; the kernel ignores the signal's number there.
     let signal = if flags & CLONE_PARENT == 0 { SIGCHLD } else { 0 };
     let pid = call!(nr::CLONE, (flags | CLONE_PIDFD | signal) as usize, 0, place_mut(&mut pidfd))?;
+    Ok(if pid == 0 { Fork::Child } else { Fork::Parent { pid: pid as i32, pidfd: Fd(pidfd) } })
+}
+
+/// Forks into a cgroup of version 2.
+pub fn fork_into(cgroup: Fd) -> Result<Fork> {
+    const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+    /// The kernel's `struct clone_args`.
+    #[repr(C)]
+    #[derive(Default)]
+    struct Arguments {
+        flags: u64,
+        pidfd: u64,
+        tids: [u64; 2],
+        exit_signal: u64,
+        rest: [u64; 5],
+        cgroup: u64,
+    }
+    let mut pidfd = -1i32;
+    let arguments = Arguments {
+        flags: CLONE_INTO_CGROUP | u64::from(CLONE_PIDFD),
+        pidfd: place_mut(&mut pidfd) as u64,
+        exit_signal: u64::from(SIGCHLD),
+        cgroup: cgroup.0 as u64,
+        ..Arguments::default()
+    };
+    let pid = call!(new::CLONE3, place(&arguments), size_of::<Arguments>())?;
     Ok(if pid == 0 { Fork::Child } else { Fork::Parent { pid: pid as i32, pidfd: Fd(pidfd) } })
 }
 

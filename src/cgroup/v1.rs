@@ -1,0 +1,149 @@
+//! Version 1: the files of each controller's own hierarchy.
+
+use std::fs::{self, File};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::Path;
+use std::time::Duration;
+
+use rustix::event::{EventfdFlags, eventfd};
+
+use super::{Accounts, Controller, Limits, Setting, entry, failed, number};
+use crate::error::Error;
+use crate::support::Layer;
+
+/// Microseconds of a period of `cpu.cfs_quota_us`.
+pub(super) const PERIOD: u64 = 100_000;
+
+pub(super) fn settings(limits: &Limits, controller: Controller, parent: &Path) -> Result<Vec<Setting>, Error> {
+    let set = |file: &str, value: String| Setting { file: file.into(), value, optional: false };
+    let mut all = vec![];
+    match controller {
+        Controller::Memory => {
+            if limits.memory_high.is_some() || limits.memory_low.is_some() {
+                return Err(Error::Unsupported {
+                    layer: Layer::Memory,
+                    reason: "version 1 of the memory controller has neither memory.high nor memory.low".into(),
+                    remedy: "boot with cgroup_no_v1=memory, or leave memory_high() and memory_low() out".into(),
+                });
+            }
+            if let Some(bytes) = limits.memory {
+                all.push(set("memory.limit_in_bytes", bytes.min(i64::MAX.unsigned_abs()).to_string()));
+                // Memory and swap together; swap is none unless said. The file is missing without swap accounting.
+                let both = bytes.saturating_add(limits.swap.unwrap_or(0)).min(i64::MAX.unsigned_abs());
+                all.push(Setting { optional: true, ..set("memory.memsw.limit_in_bytes", both.to_string()) });
+            }
+        }
+        Controller::Cpu => {
+            if let Some(cores) = limits.cpu {
+                all.push(set("cpu.cfs_period_us", PERIOD.to_string()));
+                all.push(set("cpu.cfs_quota_us", quota(cores).to_string()));
+            }
+            if let Some(weight) = limits.cpu_weight {
+                // 100 is 1024 shares.
+                all.push(set("cpu.shares", (u64::from(weight) * 1024 / 100).max(2).to_string()));
+            }
+        }
+        Controller::Cpuset => {
+            all.extend(limits.cpuset.as_ref().map(|list| set("cpuset.cpus", list.clone())));
+        }
+        Controller::Pids => all.extend(limits.pids.map(|count| set("pids.max", count.to_string()))),
+        Controller::Io => {
+            for (device, limit) in &limits.io {
+                let device = device_of(device)?;
+                for (file, value) in [
+                    ("blkio.throttle.read_bps_device", limit.read_bytes),
+                    ("blkio.throttle.write_bps_device", limit.write_bytes),
+                    ("blkio.throttle.read_iops_device", limit.read_operations),
+                    ("blkio.throttle.write_iops_device", limit.write_operations),
+                ] {
+                    all.extend(value.map(|value| set(file, format!("{device} {value}"))));
+                }
+            }
+            if let Some(weight) = limits.io_weight {
+                let file = ["blkio.bfq.weight", "blkio.weight"].into_iter().find(|file| parent.join(file).exists());
+                let Some(file) = file else {
+                    return Err(Error::Unsupported {
+                        layer: Layer::Io,
+                        reason: "no I/O scheduler with weights is built into this kernel".into(),
+                        remedy: "use a kernel with BFQ, or leave io_weight() out".into(),
+                    });
+                };
+                // These take 10 to 1000.
+                all.push(set(file, weight.clamp(10, 1000).to_string()));
+            }
+        }
+        Controller::CpuTime => {}
+    }
+    Ok(all)
+}
+
+/// Microseconds of CPU time in a period.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]
+pub(super) fn quota(cores: f64) -> u64 {
+    // Checked to be 0.01 to a million, so that it fits.
+    ((cores * PERIOD as f64).round() as u64).max(1000)
+}
+
+/// `major:minor` of a block device, or of the device that a file or directory is on.
+pub(super) fn device_of(path: &Path) -> Result<String, Error> {
+    use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
+    let source = |source| Error::Source { path: path.to_owned(), source };
+    let metadata = fs::metadata(path).map_err(source)?;
+    let device = if metadata.file_type().is_block_device() { metadata.rdev() } else { metadata.dev() };
+    if rustix::fs::major(device) == 0 {
+        return Err(Error::invalid("io_limit", format!("{} is on no block device", path.display())));
+    }
+    Ok(format!("{}:{}", rustix::fs::major(device), rustix::fs::minor(device)))
+}
+
+/// A new cpuset has no CPUs and no memory nodes, and can be entered by nobody.
+pub(super) fn inherit_cpuset(parent: &Path, path: &Path) -> Result<(), Error> {
+    for file in ["cpuset.cpus", "cpuset.mems"] {
+        let from = parent.join(file);
+        let value = fs::read_to_string(&from).map_err(failed(&from))?;
+        let to = path.join(file);
+        fs::write(&to, value).map_err(failed(&to))?;
+    }
+    Ok(())
+}
+
+/// A descriptor that becomes readable when the limit is hit and nothing can be reclaimed. The kernel then ends one process
+/// only; the agent ends the others.
+pub(super) fn watch_oom(path: &Path) -> Option<OwnedFd> {
+    let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).ok()?;
+    let control = File::open(path.join("memory.oom_control")).ok()?;
+    fs::write(path.join("cgroup.event_control"), format!("{} {}", event.as_raw_fd(), control.as_raw_fd())).ok()?;
+    Some(event)
+}
+
+pub(super) fn accounts(path: &Path, controllers: &[Controller], accounts: &mut Accounts) {
+    let file = |name: &str| path.join(name);
+    for controller in controllers {
+        match controller {
+            Controller::Memory => {
+                accounts.memory_current = number(&file("memory.usage_in_bytes"));
+                accounts.memory_peak = number(&file("memory.max_usage_in_bytes"));
+                accounts.oom_kills = entry(&file("memory.oom_control"), "oom_kill");
+            }
+            Controller::Pids => {
+                accounts.pids_peak = number(&file("pids.peak"));
+                accounts.pids_refused = entry(&file("pids.events"), "max");
+            }
+            Controller::CpuTime => accounts.cpu = number(&file("cpuacct.usage")).map(Duration::from_nanos),
+            Controller::Cpu => {
+                accounts.throttled = entry(&file("cpu.stat"), "throttled_time").map(Duration::from_nanos);
+            }
+            Controller::Io => {
+                accounts.io_read_bytes = sum(&file("blkio.throttle.io_service_bytes"), " Read ");
+                accounts.io_write_bytes = sum(&file("blkio.throttle.io_service_bytes"), " Write ");
+            }
+            Controller::Cpuset => {}
+        }
+    }
+}
+
+/// Over all devices.
+fn sum(path: &Path, word: &str) -> Option<u64> {
+    let text = fs::read_to_string(path).ok()?;
+    Some(text.lines().filter_map(|line| line.split_once(word)?.1.trim().parse::<u64>().ok()).sum())
+}
