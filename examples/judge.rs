@@ -153,7 +153,7 @@ fn running(limits: &Limits, program: &Path) -> Sandbox {
 
 enum Compiled {
     Program(TempPath),
-    Not { outcome: Outcome, complaint: String },
+    Not { outcome: Box<Outcome>, complaint: String },
 }
 
 fn compile(source: &str) -> Result<Compiled> {
@@ -162,7 +162,7 @@ fn compile(source: &str) -> Result<Compiled> {
     match output.outcome.code() {
         Some(0) => Ok(Compiled::Program(published(&output.stdout, 0o555)?)),
         Some(NOT_FOUND) => Err("there is no gcc here".into()),
-        _ => Ok(Compiled::Not { complaint: complaint(&output), outcome: output.outcome }),
+        _ => Ok(Compiled::Not { complaint: complaint(&output), outcome: Box::new(output.outcome) }),
     }
 }
 
