@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use stockade::{Prepared, Rootfs, Sandbox};
+use stockade::{Layers, Prepared, Rootfs, Sandbox};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
@@ -63,7 +63,14 @@ fn sandboxes(static_program: &Path) -> Vec<(&'static str, Sandbox)> {
         ("ns-time", new().time_ns()),
         ("ns-all", all_namespaces()),
         ("rootfs", rootfs(static_program)),
+        ("limits", limits(static_program)),
     ]
+}
+
+/// The same root, with memory, tasks and CPU limited, as far as this host can.
+fn limits(static_program: &Path) -> Sandbox {
+    let limited = rootfs(static_program).memory_limit(256 << 20).pids_limit(100).cpu_limit(2.0);
+    limited.best_effort(Layers::MEMORY | Layers::PIDS | Layers::CPU)
 }
 
 fn plain(program: &Path) -> Result<Duration> {
@@ -189,7 +196,8 @@ fn main() -> Result<()> {
         }
         for (name, prepared) in &prepared {
             for (kind, path) in &programs {
-                let inside = if *name == "rootfs" && *kind == "static" { Path::new("/static") } else { path };
+                let inside =
+                    if matches!(*name, "rootfs" | "limits") && *kind == "static" { Path::new("/static") } else { path };
                 times.push(sandboxed(prepared, inside)?);
             }
         }

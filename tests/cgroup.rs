@@ -160,7 +160,9 @@ fn cpu_time_of_the_whole_tree() {
     let output = prepared.command("sh").args(["-c", dodger]).output().unwrap();
     assert_eq!(output.outcome.verdict, Verdict::LimitExceeded(Limit::CpuTime));
     let used = output.outcome.usage.cpu_time.unwrap();
-    assert!(used >= limit && used <= limit + Duration::from_millis(20), "{used:?}");
+    // An emulated machine takes that long for a single signal.
+    let overshoot = Duration::from_millis(if common::is_slow() { 200 } else { 20 });
+    assert!(used >= limit && used <= limit + overshoot, "{used:?}");
     // Who sleeps uses none.
     assert!(prepared.command("sleep").arg("1").status().unwrap().success());
 }
@@ -288,7 +290,7 @@ fn runs_leave_no_cgroup_behind() {
         let sandbox = Sandbox::new().pid_ns().pids_limit(50).cpu_limit(1.0).best_effort(Layers::CPU);
         let prepared = sandbox.prepare().unwrap();
         let mut times = vec![];
-        for _ in 0..300 {
+        for _ in 0..common::scaled(300) {
             let start = Instant::now();
             assert!(prepared.command("true").status().unwrap().success());
             times.push(start.elapsed());
@@ -298,7 +300,7 @@ fn runs_leave_no_cgroup_behind() {
             times.sort_unstable();
             times[times.len() / 2]
         };
-        let (first, last) = (median(&times[..100]), median(&times[200..]));
+        let (first, last) = (median(&times[..times.len() / 3]), median(&times[times.len() * 2 / 3..]));
         assert!(last.as_secs_f64() <= 1.5 * first.as_secs_f64(), "{first:?} {last:?}");
         let many: Vec<_> = (0..50).map(|_| prepared.command("sleep").arg("1000").spawn().unwrap()).collect();
         assert!(left().len() >= 50);

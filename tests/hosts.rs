@@ -63,7 +63,7 @@ fn ten_thousand_launches_from_a_busy_program() {
             })
         })
         .collect();
-    let (left, many) = (Arc::new(AtomicUsize::new(0)), 10_000);
+    let (left, many) = (Arc::new(AtomicUsize::new(0)), common::scaled(10_000));
     let sandboxes = [Sandbox::new().pid_ns(), Sandbox::new(), Sandbox::new().user_ns().mount_ns()];
     let prepared = Arc::new(sandboxes.map(|sandbox| sandbox.prepare().unwrap()));
     let launchers: Vec<_> = (0..4)
@@ -268,7 +268,7 @@ fn a_fast_program_is_never_lost() {
     let program = common::compile(directory.path(), "fast", "int main(void){return 3;}", &["-static"]);
     for sandbox in sandboxes() {
         let prepared = sandbox.prepare().unwrap();
-        for _ in 0..300 {
+        for _ in 0..common::scaled(300) {
             assert_eq!(prepared.command(&program).status().unwrap().verdict, Verdict::Exited(3));
         }
     }

@@ -144,7 +144,7 @@ fn a_guardian_that_is_killed_takes_the_program_along() {
 #[test]
 fn an_end_and_a_kill_at_the_same_time() {
     let prepared = Sandbox::new().pid_ns().prepare().unwrap();
-    for round in 0..500 {
+    for round in 0..common::scaled(500) as u64 {
         let child = prepared.command("true").spawn().unwrap();
         std::thread::sleep(Duration::from_micros(round % 50 * 20));
         child.kill().unwrap();

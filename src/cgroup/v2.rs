@@ -16,6 +16,12 @@ pub(super) fn enable(parent: &Path, controller: Option<&str>) -> io::Result<()> 
     let has = |file: &str| -> io::Result<bool> {
         Ok(fs::read_to_string(parent.join(file))?.split_whitespace().any(|name| name == controller))
     };
+    // Only the root may have both processes and children with controllers. For some controllers the kernel would not
+    // refuse, but make the children useless ("domain invalid").
+    let is_root = !parent.join("cgroup.type").exists();
+    if !is_root && !fs::read_to_string(parent.join("cgroup.procs"))?.is_empty() {
+        return Err(io::Error::new(io::ErrorKind::ResourceBusy, "it has processes in it"));
+    }
     if has("cgroup.subtree_control")? {
         return Ok(());
     }
@@ -23,7 +29,6 @@ pub(super) fn enable(parent: &Path, controller: Option<&str>) -> io::Result<()> 
         let reason = format!("the controller {controller} is not given to this cgroup");
         return Err(io::Error::new(io::ErrorKind::NotFound, reason));
     }
-    // EBUSY: it has processes in it.
     fs::write(parent.join("cgroup.subtree_control"), format!("+{controller}"))
 }
 

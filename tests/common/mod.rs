@@ -35,6 +35,16 @@ pub fn note_skip(reason: &str) {
     }
 }
 
+/// In a virtual machine under emulation, where a launch takes many times as long.
+pub fn is_slow() -> bool {
+    std::env::var_os("STOCKADE_SLOW").is_some()
+}
+
+/// How often to do something that is done often, on this machine.
+pub fn scaled(times: usize) -> usize {
+    if is_slow() { times / 30 } else { times }
+}
+
 pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
