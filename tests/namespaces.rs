@@ -43,7 +43,8 @@ fn inside(sandbox: &Sandbox) -> Vec<(Namespaces, String)> {
 
 #[test]
 fn every_subset() {
-    for bits in 0u32..256 {
+    // A stride that meets every namespace alone and all of them, where each launch takes long.
+    for bits in (0u32..256).filter(|bits| !common::is_slow() || bits.count_ones() <= 1 || bits.count_ones() >= 7) {
         let chosen = EVERY_NAMESPACE.into_iter().enumerate().filter(|(index, _)| bits & 1 << index != 0);
         let chosen: Namespaces = chosen.map(|(_, namespace)| namespace).collect();
         let sandbox = chosen.iter().fold(Sandbox::new(), with_namespace);
