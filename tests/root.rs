@@ -196,7 +196,10 @@ fn overlays() {
     assert_eq!(says(&sandbox, "ls /layers | tr '\\n' ' '"), "one three two");
     // Its layers are nowhere else to be seen.
     assert_eq!(
-        says(&sandbox, "grep -c overlay /proc/self/mounts; cut -d' ' -f2 /proc/self/mounts | grep -c upper || true"),
+        says(
+            &sandbox,
+            "grep -c ' /layers overlay ' /proc/self/mounts; cut -d' ' -f2 /proc/self/mounts | grep -c upper || true"
+        ),
         "1\n0"
     );
     // As a root; targets are made in the private layer, not on the host.
