@@ -34,13 +34,13 @@ pub struct Control {
     pub host: Fd,
 }
 
-/// A packet: the message's number, then a record.
-pub struct Packet {
-    bytes: [u8; 96],
+/// A record on its way out, in as many bytes as it may have.
+pub struct Buffer<const N: usize> {
+    bytes: [u8; N],
     len: usize,
 }
 
-impl Sink for Packet {
+impl<const N: usize> Sink for Buffer<N> {
     fn put(&mut self, bytes: &[u8]) {
         if let Some(place) = self.bytes.get_mut(self.len..self.len + bytes.len()) {
             place.copy_from_slice(bytes);
@@ -49,12 +49,9 @@ impl Sink for Packet {
     }
 }
 
-impl Packet {
-    pub fn new<'a>(message: u32, record: &impl Wire<'a>) -> Self {
-        let mut packet = Self { bytes: [0; 96], len: 0 };
-        message.encode(&mut packet);
-        record.encode(&mut packet);
-        packet
+impl<const N: usize> Buffer<N> {
+    pub fn new() -> Self {
+        Self { bytes: [0; N], len: 0 }
     }
     pub fn bytes(&self) -> &[u8] {
         self.bytes.get(..self.len).unwrap_or_default()
@@ -62,9 +59,12 @@ impl Packet {
 }
 
 impl Control {
-    /// Sends a packet. If the host is gone nobody misses it.
+    /// Sends a packet: the message's number, then a record. If the host is gone nobody misses it.
     pub fn send<'a>(&self, message: u32, record: &impl Wire<'a>, fds: &[Fd], pid: Option<(i32, u32, u32)>) -> sys::Result<()> {
-        sys::send(self.socket, Packet::new(message, record).bytes(), fds, pid)
+        let mut packet = Buffer::<96>::new();
+        message.encode(&mut packet);
+        record.encode(&mut packet);
+        sys::send(self.socket, packet.bytes(), fds, pid)
     }
 
     pub fn fail(&self, failed: &Failed) {

@@ -6,8 +6,8 @@
 
 use core::ffi::CStr;
 
-use super::enter::{At, Failed, Received};
-use super::plan::{Failure, Launch, Plan, Sink, Step, Wire, flag, launch as launch_flag};
+use super::enter::{At, Buffer, Failed, Received};
+use super::plan::{Failure, Launch, Plan, Step, Wire, flag, launch as launch_flag};
 use super::setup;
 use super::sys::{self, AT_FDCWD, Errno, Fd, Pointers};
 
@@ -28,24 +28,10 @@ pub struct Entry<'a> {
     pub in_cgroup: bool,
 }
 
-struct Record {
-    bytes: [u8; 12],
-    len: usize,
-}
-
-impl Sink for Record {
-    fn put(&mut self, bytes: &[u8]) {
-        if let Some(place) = self.bytes.get_mut(self.len..self.len + bytes.len()) {
-            place.copy_from_slice(bytes);
-            self.len += bytes.len();
-        }
-    }
-}
-
 fn say(report: Fd, failure: &Failure) {
-    let mut record = Record { bytes: [0; 12], len: 0 };
+    let mut record = Buffer::<12>::new();
     failure.encode(&mut record);
-    let _ = sys::write(report, &record.bytes);
+    let _ = sys::write(report, record.bytes());
 }
 
 /// Never returns: the program takes over, or the process ends.
