@@ -74,7 +74,7 @@ pub(crate) fn launch(prepared: &Prepared, request: &Request<'_>) -> Result<Runni
     match running {
         Ok(()) => birth.complete(),
         Err(trouble) => {
-            birth.abort();
+            birth.abort(matches!(trouble, Trouble::TimedOut));
             Err(match trouble {
                 Trouble::Error(error) => error,
                 Trouble::TimedOut => Error::TimedOut { limit },
@@ -255,7 +255,7 @@ impl Birth {
     }
 
     /// Ends what there is. The agent ends everything else when its socket does.
-    fn abort(mut self) {
+    fn abort(mut self, stuck: bool) {
         // They read our end; what they still have to say can be heard.
         let _ = rustix::net::shutdown(&self.control, rustix::net::Shutdown::Write);
         if let Some(stage) = &self.stage.pidfd {
@@ -272,6 +272,10 @@ impl Birth {
             }
         }
         if let Some(agent) = &self.agent {
+            if stuck {
+                // It had its time. Whatever it has forked ends with it.
+                let _ = pidfd_send_signal(&agent.pidfd, Signal::KILL);
+            }
             agent.end();
         } else if let Some(pid) = self.orphan {
             reap_orphan(pid);
@@ -574,6 +578,9 @@ fn explain(prepared: &Prepared, program: &OsStr, failure: Failure) -> Error {
     let subject = match step {
         Step::MountSource | Step::MountTarget | Step::MountMake | Step::MountMove | Step::Root => {
             inner.subjects.get(index).cloned().unwrap_or_default()
+        }
+        Step::Session if failure.errno == Errno::DQUOT.raw_os_error() => {
+            "no keyring of its own: the user has used up its quota of keys, kernel.keys.maxkeys".into()
         }
         Step::Rlimit => inner.rlimits.get(index).map(|(resource, _)| format!("{resource:?}")).unwrap_or_default(),
         _ => String::new(),

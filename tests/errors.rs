@@ -258,6 +258,27 @@ fn a_host_out_of_processes() {
 }
 
 #[test]
+fn a_sandbox_that_does_not_stand_in_time() {
+    alone("a_sandbox_that_does_not_stand_in_time", || {
+        for sandbox in [Sandbox::new(), all_namespaces().rootfs(Rootfs::system()), Sandbox::new().as_pid_1()] {
+            // At whatever point it is then.
+            for nanoseconds in [1, 100_000, 300_000, 600_000, 1_000_000, 2_000_000] {
+                leaves_nothing("too late", || {
+                    let limited = sandbox.clone().setup_timeout(Duration::from_nanos(nanoseconds));
+                    match limited.command("sleep").arg("1000").spawn() {
+                        Err(Error::TimedOut { limit, .. }) => assert_eq!(limit, Duration::from_nanos(nanoseconds)),
+                        Err(other) => panic!("{other:?}"),
+                        Ok(child) => drop(child),
+                    }
+                });
+            }
+        }
+        let never = Sandbox::new().pid_ns().setup_timeout(Duration::MAX);
+        assert!(never.command("true").status().unwrap().success());
+    });
+}
+
+#[test]
 fn launches_leave_nothing() {
     alone("launches_leave_nothing", || {
         let run = |sandbox: &Sandbox| {

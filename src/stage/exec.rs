@@ -28,17 +28,17 @@ pub struct Entry<'a> {
     pub in_cgroup: bool,
 }
 
-fn say(report: Fd, failure: &Failure) {
+fn say(report: Fd, failure: &Failure) -> sys::Result<usize> {
     let mut record = Buffer::<12>::new();
     failure.encode(&mut record);
-    let _ = sys::write(report, record.bytes());
+    sys::write(report, record.bytes())
 }
 
 /// Never returns: the program takes over, or the process ends.
 pub fn run(entry: &Entry<'_>) -> ! {
     let mut report = entry.report;
     if let Err(failed) = steps(entry, &mut report) {
-        say(report, &Failure { step: failed.step as u32, index: failed.index, errno: failed.errno.0 });
+        let _ = say(report, &Failure { step: failed.step as u32, index: failed.index, errno: failed.errno.0 });
     }
     sys::exit(1)
 }
@@ -80,7 +80,6 @@ fn steps(entry: &Entry<'_>, report: &mut Fd) -> Result<(), Failed> {
         // The agent has one thread, so that its end is what this is tied to. In its own namespace the kernel sees to it.
         sys::prctl(sys::PR_SET_PDEATHSIG, sys::SIGKILL as usize, 0).at(Step::Exec)?;
     }
-    sys::block_signals(false).at(Step::Exec)?;
     execute(launch, *report)
 }
 
@@ -200,7 +199,11 @@ fn execute(launch: &Launch<'static>, report: Fd) -> Result<(), Failed> {
     let arguments = pointers(launch.arguments.len(), launch.arguments.iter()).at(Step::Exec)?;
     let environment = pointers(launch.environment.len(), launch.environment.iter()).at(Step::Exec)?;
     let now = sys::now();
-    say(report, &Failure { step: ANNOUNCE, index: now as u32, errno: (now >> 32) as i32 });
+    let announced = say(report, &Failure { step: ANNOUNCE, index: now as u32, errno: (now >> 32) as i32 });
+    // Nobody reads it: the agent has ended before its end could be tied to ours.
+    announced.at(Step::Exec)?;
+    // Last of all: until here a SIGPIPE had to be an error.
+    sys::block_signals(false).at(Step::Exec)?;
     let mut worst = Errno::NOENT;
     for candidate in launch.candidates.iter() {
         match sys::execve(candidate, &arguments, &environment) {
