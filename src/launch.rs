@@ -311,7 +311,8 @@ impl Stage {
             // Not our child: its number was another's in no time.
             Ok(pidfd) if matches!(look_at(&pidfd), Err(Errno::CHILD)) => (None, None),
             Ok(pidfd) => (Some(pidfd), None),
-            Err(Errno::SRCH) => (None, None),
+            // It has ended and been reaped, or is just being.
+            Err(Errno::SRCH | Errno::INVAL) => (None, None),
             Err(errno) => (None, Some(errno)),
         };
         Ok(Self { child, pidfd, trouble })

@@ -162,21 +162,24 @@ fn place_descriptors(entry: &Entry<'_>, terminal: Option<Fd>, report: &mut Fd) -
     for (index, (slot, descriptor)) in moved.iter().zip(list.iter()).enumerate() {
         sys::dup3(*slot, descriptor.target).at_index(Step::Descriptors, index as u32)?;
     }
+    // Numbers are given out from the lowest on, so that no other can be open far above what was received.
+    let received = entry.received.tree_fds.saturating_add(entry.received.plan.mounts.len());
+    let bound = received.max(above).saturating_add(1024);
     // The gaps: from one target to the next in order, then around the report.
     let mut from = 0;
     while from < above {
         let next = list.iter().map(|descriptor| descriptor.target).filter(|target| *target >= from).min();
         let next = next.unwrap_or(above);
         if next > from {
-            sys::close_range(from, next - 1).at(Step::Descriptors)?;
+            sys::close_range(from, next - 1, bound).at(Step::Descriptors)?;
         }
         from = if next == above { above } else { next + 1 };
     }
     let report = report.0 as u32;
     if report > from {
-        sys::close_range(from, report - 1).at(Step::Descriptors)?;
+        sys::close_range(from, report - 1, bound).at(Step::Descriptors)?;
     }
-    sys::close_range(report + 1, u32::MAX).at(Step::Descriptors)
+    sys::close_range(report + 1, u32::MAX, bound).at(Step::Descriptors)
 }
 
 fn directory(plan: &Plan<'static>, launch: &Launch<'static>) -> sys::Result<()> {

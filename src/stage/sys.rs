@@ -464,18 +464,16 @@ pub fn close(file: Fd) {
     let _ = call!(nr::CLOSE, fd(file));
 }
 
-/// Closes all descriptors from `first` to `last`, both included.
-pub fn close_range(first: u32, last: u32) -> Result<()> {
+/// Closes all descriptors from `first` to `last`, both included. None is open from `bound` on: that counts only where they
+/// must be closed one by one.
+pub fn close_range(first: u32, last: u32, bound: u32) -> Result<()> {
     if first > last {
         return Ok(());
     }
     match call!(new::CLOSE_RANGE, first as usize, last as usize, 0) {
-        // An outer filter that does not know the call: one by one then.
+        // An outer filter that does not know the call.
         Err(Errno::NOSYS | Errno::PERM) => {
-            let [open, _] = get_rlimit(RLIMIT_NOFILE)?;
-            // More could be open, from before a limit was lowered; 2^20 is the most that a kernel's fs.nr_open gives by default.
-            let end = last.min(u32::try_from(open).unwrap_or(u32::MAX).max(1 << 20));
-            for number in first..=end {
+            for number in first..=last.min(bound) {
                 close(Fd(number as i32));
             }
             Ok(())
