@@ -85,8 +85,11 @@ pub(crate) struct Limits {
     pub(crate) memory_high: Option<u64>,
     pub(crate) memory_low: Option<u64>,
     pub(crate) cpu: Option<f64>,
+    pub(crate) cpu_burst: Option<Duration>,
     pub(crate) cpu_weight: Option<u32>,
     pub(crate) cpuset: Option<String>,
+    pub(crate) cpuset_mems: Option<String>,
+    pub(crate) hugetlb: Vec<(u64, u64)>,
     pub(crate) pids: Option<u32>,
     pub(crate) io: Vec<(PathBuf, IoLimit)>,
     pub(crate) io_weight: Option<u32>,
@@ -108,6 +111,7 @@ pub(crate) enum Controller {
     Cpuset,
     Pids,
     Io,
+    Hugetlb,
     /// CPU time: cpuacct on version 1, and on version 2 every cgroup's own.
     CpuTime,
 }
@@ -120,6 +124,7 @@ impl Controller {
             Self::Cpuset => "cpuset",
             Self::Pids => "pids",
             Self::Io => "blkio",
+            Self::Hugetlb => "hugetlb",
             Self::CpuTime => "cpuacct",
         }
     }
@@ -143,6 +148,7 @@ impl Controller {
             Self::Cpuset => Layer::Cpuset,
             Self::Pids => Layer::Pids,
             Self::Io => Layer::Io,
+            Self::Hugetlb => Layer::Hugetlb,
             Self::CpuTime => Layer::CpuTime,
         }
     }
@@ -180,9 +186,10 @@ impl Limits {
         [
             (Controller::Memory, memory),
             (Controller::Cpu, self.cpu.is_some() || self.cpu_weight.is_some()),
-            (Controller::Cpuset, self.cpuset.is_some()),
+            (Controller::Cpuset, self.cpuset.is_some() || self.cpuset_mems.is_some()),
             (Controller::Pids, self.pids.is_some()),
             (Controller::Io, !self.io.is_empty() || self.io_weight.is_some()),
+            (Controller::Hugetlb, !self.hugetlb.is_empty()),
             (Controller::CpuTime, self.cpu_time.is_some()),
         ]
         .into_iter()
@@ -216,10 +223,23 @@ impl Limits {
         if self.cpu_time.is_some_and(|limit| limit.is_zero()) {
             return invalid("cpu_time_limit", "a limit of zero");
         }
-        if let Some(list) = &self.cpuset
-            && (list.is_empty() || !list.bytes().all(|byte| byte.is_ascii_digit() || byte == b',' || byte == b'-'))
-        {
-            return invalid("cpuset", "a list of CPUs is like 0-3,8");
+        for (setting, list) in [("cpuset", &self.cpuset), ("cpuset_mems", &self.cpuset_mems)] {
+            let is_list = |list: &String| {
+                !list.is_empty() && list.bytes().all(|byte| byte.is_ascii_digit() || byte == b',' || byte == b'-')
+            };
+            if list.as_ref().is_some_and(|list| !is_list(list)) {
+                return invalid(setting, "a list is like 0-3,8");
+            }
+        }
+        match (self.cpu, self.cpu_burst) {
+            (None, Some(_)) => return invalid("cpu_burst", "a burst goes beyond a limit: add cpu_limit()"),
+            (Some(cores), Some(burst)) if burst.as_micros() > u128::from(v1::quota(cores)) => {
+                return invalid("cpu_burst", "a burst is at most the CPU time of one period of 100 ms");
+            }
+            _ => {}
+        }
+        if self.hugetlb.iter().any(|(size, _)| !size.is_power_of_two() || *size < 1024) {
+            return invalid("hugetlb_limit", "a page has a power of two of bytes, from 1024 on");
         }
         if self.io.iter().any(|(_, limit)| {
             [limit.read_bytes, limit.write_bytes, limit.read_operations, limit.write_operations].contains(&Some(0))
@@ -509,6 +529,15 @@ impl Drop for Cgroup {
     }
 }
 
+/// A size of pages, as the names of files have it: `64KB`, `2MB`, `1GB`.
+fn page_size(bytes: u64) -> String {
+    match bytes {
+        ..0x10_0000 => format!("{}KB", bytes >> 10),
+        0x10_0000..0x4000_0000 => format!("{}MB", bytes >> 20),
+        _ => format!("{}GB", bytes >> 30),
+    }
+}
+
 /// A number in a file of its own.
 fn number(path: &Path) -> Option<u64> {
     fs::read_to_string(path).ok()?.trim().parse().ok()
@@ -610,6 +639,14 @@ mod tests {
     }
 
     #[test]
+    fn sizes_of_pages() {
+        assert_eq!(
+            [64 << 10, 2 << 20, 32 << 20, 1 << 30, 16 << 30].map(page_size),
+            ["64KB", "2MB", "32MB", "1GB", "16GB"]
+        );
+    }
+
+    #[test]
     fn limits_that_make_no_sense() {
         let check = |limits: Limits| limits.check().is_err();
         assert!(check(Limits { memory: Some(0), ..Limits::default() }));
@@ -621,6 +658,9 @@ mod tests {
             assert!(check(Limits { cpuset: Some(list.into()), ..Limits::default() }), "{list}");
         }
         assert!(check(Limits { cpu_weight: Some(0), ..Limits::default() }));
+        assert!(check(Limits { cpu_burst: Some(Duration::from_millis(1)), ..Limits::default() }));
+        assert!(check(Limits { cpu: Some(0.5), cpu_burst: Some(Duration::from_millis(51)), ..Limits::default() }));
+        assert!(check(Limits { hugetlb: vec![(3000, 0)], ..Limits::default() }));
         assert!(!check(Limits { memory: Some(1), cpu: Some(0.5), cpuset: Some("0-1".into()), ..Limits::default() }));
     }
 }

@@ -382,6 +382,14 @@ impl Sandbox {
         self
     }
 
+    /// How much CPU time that it has left unused it may use later in one go, beyond its limit; at most what it has in one
+    /// period of 100 ms (`cpu.max.burst`, `cpu.cfs_burst_us`). Needs [`cpu_limit`](Sandbox::cpu_limit).
+    #[doc(alias = "cpu.max.burst")]
+    pub fn cpu_burst(mut self, burst: Duration) -> Self {
+        self.limits.cpu_burst = Some(burst);
+        self
+    }
+
     /// Its share of a busy CPU, 1 to 10000, where everybody has 100 (`cpu.weight`, `cpu.shares`).
     #[doc(alias = "cpu.weight")]
     pub fn cpu_weight(mut self, weight: u32) -> Self {
@@ -393,6 +401,21 @@ impl Sandbox {
     #[doc(alias = "cpuset.cpus")]
     pub fn cpuset(mut self, cpus: impl Into<String>) -> Self {
         self.limits.cpuset = Some(cpus.into());
+        self
+    }
+
+    /// The memory nodes that it may use, like `0-1` (`cpuset.mems`).
+    #[doc(alias = "cpuset.mems")]
+    pub fn cpuset_mems(mut self, nodes: impl Into<String>) -> Self {
+        self.limits.cpuset_mems = Some(nodes.into());
+        self
+    }
+
+    /// How many bytes in huge pages of one size it may use, 0 for none (`hugetlb.2MB.max`, `hugetlb.2MB.limit_in_bytes`).
+    /// A size that this machine does not have is [`Error::Cgroup`].
+    #[doc(alias = "hugetlb")]
+    pub fn hugetlb_limit(mut self, page_size: u64, bytes: u64) -> Self {
+        self.limits.hugetlb.push((page_size, bytes));
         self
     }
 

@@ -84,6 +84,8 @@ layers! {
     Pids PIDS = 19 "pids limits",
     /// Limits of block device bandwidth, and weights (the cgroup controller `io`, or `blkio`).
     Io IO = 20 "I/O limits",
+    /// Limits of huge pages (the cgroup controller `hugetlb`).
+    Hugetlb HUGETLB = 22 "huge page limits",
     /// Limits of the whole tree's CPU time (the accounts of version 2, or the controller `cpuacct`).
     CpuTime CPU_TIME = 21 "CPU time limits",
     /// The stage can be started: sealed memory can be executed, and processes are held by descriptors.
@@ -238,6 +240,7 @@ pub(crate) fn probe(layer: Layer) -> Result<String, Missing> {
         Layer::Cpuset => Sandbox::new().cpuset("0"),
         Layer::Pids => Sandbox::new().pids_limit(1000),
         Layer::Io => Sandbox::new().io_weight(100),
+        Layer::Hugetlb => Sandbox::new().hugetlb_limit(2 << 20, 0),
         Layer::CpuTime => Sandbox::new().cpu_time_limit(std::time::Duration::from_secs(1000)),
         Layer::Landlock => {
             return landlock_abi().map(|abi| format!("ABI {abi}")).ok_or_else(|| {

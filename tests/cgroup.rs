@@ -185,13 +185,33 @@ fn bandwidth_of_cpu() {
     let share = usage.cpu().as_secs_f64() / usage.wall.as_secs_f64();
     assert!((0.0..=0.525).contains(&share), "{share}");
     assert!(usage.throttled.unwrap() > Duration::from_millis(100), "{usage:?}");
+    let burst = Sandbox::new().pid_ns().cpu_limit(0.5).cpu_burst(Duration::from_millis(50));
+    assert!(burst.command("true").status().unwrap().success());
     assert!(Sandbox::new().cpu_weight(50).command("true").status().unwrap().success());
+}
+
+#[test]
+fn huge_pages() {
+    needs!(Layer::Hugetlb);
+    // On a hybrid host this one is of version 2, beside the others of version 1.
+    for base in [Sandbox::new().pid_ns(), Sandbox::new().user_ns().pid_ns()] {
+        let sandbox = base.hugetlb_limit(2 << 20, 4 << 20).pids_limit(10).best_effort(Layers::PIDS);
+        let places = says(&sandbox, "cat /proc/self/cgroup");
+        let own = places.lines().find(|line| line.contains("hugetlb") || line.starts_with("0::")).unwrap();
+        assert!(own.contains("stockade-"), "{places}");
+    }
+    let error = Sandbox::new().hugetlb_limit(4096, 0).prepare().unwrap_err();
+    assert!(matches!(error, Error::Cgroup { .. }), "{error:?}");
 }
 
 #[test]
 fn sets_of_cpus() {
     needs!(Layer::Cpuset);
     assert_eq!(says(&Sandbox::new().pid_ns().cpuset("0"), "nproc"), "1");
+    let nodes = Sandbox::new().pid_ns().cpuset_mems("0");
+    assert_eq!(says(&nodes, "grep Mems_allowed_list /proc/self/status | cut -f2"), "0");
+    let error = Sandbox::new().cpuset_mems("1000").prepare().unwrap_err();
+    assert!(matches!(error, Error::Cgroup { .. }), "{error:?}");
     let error = Sandbox::new().cpuset("4000").prepare().unwrap_err();
     assert!(matches!(error, Error::Cgroup { .. }), "{error:?}");
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rustix::event::{EventfdFlags, eventfd};
 
-use super::{Accounts, Controller, Limits, Setting, entry, failed, number};
+use super::{Accounts, Controller, Limits, Setting, entry, failed, number, page_size};
 use crate::error::Error;
 use crate::support::Layer;
 
@@ -38,6 +38,7 @@ pub(super) fn settings(limits: &Limits, controller: Controller, parent: &Path) -
                 all.push(set("cpu.cfs_period_us", PERIOD.to_string()));
                 all.push(set("cpu.cfs_quota_us", quota(cores).to_string()));
             }
+            all.extend(limits.cpu_burst.map(|burst| set("cpu.cfs_burst_us", burst.as_micros().to_string())));
             if let Some(weight) = limits.cpu_weight {
                 // 100 is 1024 shares.
                 all.push(set("cpu.shares", (u64::from(weight) * 1024 / 100).max(2).to_string()));
@@ -45,6 +46,7 @@ pub(super) fn settings(limits: &Limits, controller: Controller, parent: &Path) -
         }
         Controller::Cpuset => {
             all.extend(limits.cpuset.as_ref().map(|list| set("cpuset.cpus", list.clone())));
+            all.extend(limits.cpuset_mems.as_ref().map(|list| set("cpuset.mems", list.clone())));
         }
         Controller::Pids => all.extend(limits.pids.map(|count| set("pids.max", count.to_string()))),
         Controller::Io => {
@@ -70,6 +72,11 @@ pub(super) fn settings(limits: &Limits, controller: Controller, parent: &Path) -
                 };
                 // These take 10 to 1000.
                 all.push(set(file, weight.clamp(10, 1000).to_string()));
+            }
+        }
+        Controller::Hugetlb => {
+            for (size, bytes) in &limits.hugetlb {
+                all.push(set(&format!("hugetlb.{}.limit_in_bytes", page_size(*size)), bytes.to_string()));
             }
         }
         Controller::CpuTime => {}
@@ -137,7 +144,7 @@ pub(super) fn accounts(path: &Path, controllers: &[Controller], accounts: &mut A
                 accounts.io_read_bytes = sum(&file("blkio.throttle.io_service_bytes"), " Read ");
                 accounts.io_write_bytes = sum(&file("blkio.throttle.io_service_bytes"), " Write ");
             }
-            Controller::Cpuset => {}
+            Controller::Cpuset | Controller::Hugetlb => {}
         }
     }
 }

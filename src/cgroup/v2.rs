@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::v1::{PERIOD, device_of, quota};
-use super::{Accounts, Controller, Limits, Pressure, Setting, entry, number};
+use super::{Accounts, Controller, Limits, Pressure, Setting, entry, number, page_size};
 use crate::error::Error;
 
 /// Sees to it that children of this cgroup can be made, and have the controller.
@@ -48,10 +48,12 @@ pub(super) fn settings(limits: &Limits, controller: Controller) -> Result<Vec<Se
         }
         Controller::Cpu => {
             all.extend(limits.cpu.map(|cores| set("cpu.max", format!("{} {PERIOD}", quota(cores)))));
+            all.extend(limits.cpu_burst.map(|burst| set("cpu.max.burst", burst.as_micros().to_string())));
             all.extend(limits.cpu_weight.map(|weight| set("cpu.weight", weight.to_string())));
         }
         Controller::Cpuset => {
             all.extend(limits.cpuset.as_ref().map(|list| set("cpuset.cpus", list.clone())));
+            all.extend(limits.cpuset_mems.as_ref().map(|list| set("cpuset.mems", list.clone())));
         }
         Controller::Pids => all.extend(limits.pids.map(|count| set("pids.max", count.to_string()))),
         Controller::Io => {
@@ -70,6 +72,11 @@ pub(super) fn settings(limits: &Limits, controller: Controller) -> Result<Vec<Se
                 all.push(set("io.max", line));
             }
             all.extend(limits.io_weight.map(|weight| set("io.weight", weight.to_string())));
+        }
+        Controller::Hugetlb => {
+            for (size, bytes) in &limits.hugetlb {
+                all.push(set(&format!("hugetlb.{}.max", page_size(*size)), bytes.to_string()));
+            }
         }
         Controller::CpuTime => {}
     }
@@ -103,7 +110,7 @@ pub(super) fn accounts(path: &Path, controllers: &[Controller], accounts: &mut A
                 accounts.io_read_bytes = sum(&file("io.stat"), "rbytes=");
                 accounts.io_write_bytes = sum(&file("io.stat"), "wbytes=");
             }
-            Controller::Cpuset | Controller::CpuTime => {}
+            Controller::Cpuset | Controller::Hugetlb | Controller::CpuTime => {}
         }
     }
 }
