@@ -424,6 +424,59 @@ fn failed(path: &Path) -> impl FnOnce(io::Error) -> Error + '_ {
     move |source| Error::Cgroup { path: path.to_owned(), source }
 }
 
+fn write_all<'a>(path: &Path, settings: impl Iterator<Item = &'a Setting>) -> Result<(), Error> {
+    for setting in settings {
+        let file = path.join(&setting.file);
+        match fs::write(&file, &setting.value) {
+            Err(error) if setting.optional && error.kind() == io::ErrorKind::NotFound => {}
+            result => result.map_err(failed(&file))?,
+        }
+    }
+    Ok(())
+}
+
+/// The limits of a live sandbox, to be changed while it runs; see [`Child::limits`](crate::Child::limits). What can be
+/// changed is what the sandbox was made with.
+///
+/// # Errors
+///
+/// Of each method: [`Error::Invalid`] for a value that makes no sense, and for a limit that the sandbox was made without;
+/// [`Error::Cgroup`] with the kernel's answer, EBUSY for instance for a limit of memory below what cannot be reclaimed on
+/// version 1.
+#[derive(Debug)]
+pub struct LiveLimits<'a> {
+    pub(crate) cgroup: Option<&'a Cgroup>,
+}
+
+impl LiveLimits<'_> {
+    fn change(&self, limits: &Limits) -> Result<(), Error> {
+        match self.cgroup {
+            Some(cgroup) => cgroup.change(limits),
+            None => Err(Error::invalid("limits", "this sandbox was made without any, or it has ended")),
+        }
+    }
+
+    /// As [`Sandbox::memory_limit`](crate::Sandbox::memory_limit).
+    pub fn memory(&self, bytes: u64) -> Result<(), Error> {
+        self.change(&Limits { memory: Some(bytes), ..Limits::default() })
+    }
+
+    /// As [`Sandbox::pids_limit`](crate::Sandbox::pids_limit).
+    pub fn pids(&self, tasks: u32) -> Result<(), Error> {
+        self.change(&Limits { pids: Some(tasks), ..Limits::default() })
+    }
+
+    /// As [`Sandbox::cpu_limit`](crate::Sandbox::cpu_limit).
+    pub fn cpu(&self, cores: f64) -> Result<(), Error> {
+        self.change(&Limits { cpu: Some(cores), ..Limits::default() })
+    }
+
+    /// As [`Sandbox::cpuset`](crate::Sandbox::cpuset).
+    pub fn cpuset(&self, cpus: impl Into<String>) -> Result<(), Error> {
+        self.change(&Limits { cpuset: Some(cpus.into()), ..Limits::default() })
+    }
+}
+
 /// A name that says whose it is: the PID namespace, the process, when that was started, and a number.
 fn name() -> String {
     static COUNT: AtomicU64 = AtomicU64::new(0);
@@ -456,18 +509,32 @@ impl Cgroup {
             if !place.v2 && place.controllers.contains(&Controller::Cpuset) {
                 v1::inherit_cpuset(&place.parent, &path)?;
             }
-            for setting in &place.settings {
-                let file = path.join(&setting.file);
-                match fs::write(&file, &setting.value) {
-                    Err(error) if setting.optional && error.kind() == io::ErrorKind::NotFound => {}
-                    result => result.map_err(failed(&file))?,
-                }
-            }
+            write_all(&path, place.settings.iter())?;
             if !place.v2 && place.controllers.contains(&Controller::Memory) {
                 cgroup.oom = v1::watch_oom(&path);
             }
         }
         Ok(cgroup)
+    }
+
+    /// Sets limits of controllers that it has; one that it has not is an error, before any is set.
+    fn change(&self, limits: &Limits) -> Result<(), Error> {
+        limits.check()?;
+        for controller in limits.controllers() {
+            let Some(directory) = self.directories.iter().find(|dir| dir.controllers.contains(&controller)) else {
+                let reason = format!("this sandbox was made without {}", controller.layer());
+                return Err(Error::invalid("limits", reason));
+            };
+            let path = &directory.path;
+            let settings =
+                if directory.v2 { v2::settings(limits, controller)? } else { v1::settings(limits, controller, path)? };
+            // Memory's limit must never be above that of memory and swap together: which comes first depends on whether
+            // they go up or down.
+            if write_all(path, settings.iter()).is_err() {
+                write_all(path, settings.iter().rev())?;
+            }
+        }
+        Ok(())
     }
 
     pub(crate) fn oom(&self) -> Option<BorrowedFd<'_>> {

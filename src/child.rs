@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::process::pidfd_send_signal;
 
-use crate::cgroup::{Accounts, Cgroup};
+use crate::cgroup::{Accounts, Cgroup, LiveLimits};
 use crate::error::Error;
 use crate::launch::{self, Packet, Running, wait_for};
 use crate::outcome::{Evidence, Outcome, Signal, Usage, judge};
@@ -336,6 +336,21 @@ impl Child {
             return Ok(outcome.usage);
         }
         found
+    }
+
+    /// Changes the limits of its cgroup while it runs, by way of a closure, which is given those.
+    ///
+    /// ```no_run
+    /// # let child = stockade::Sandbox::new().memory_limit(1 << 20).command("prog").spawn()?;
+    /// child.limits(|limits| limits.memory(64 << 20))?;
+    /// # Ok::<(), stockade::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// The closure's; see [`LiveLimits`].
+    pub fn limits<T>(&self, change: impl FnOnce(LiveLimits<'_>) -> Result<T, Error>) -> Result<T, Error> {
+        change(LiveLimits { cgroup: lock(&self.cgroup).as_ref() })
     }
 
     /// What is in force for it.

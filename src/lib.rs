@@ -19,7 +19,7 @@ mod sandbox;
 mod support;
 
 pub use caps::Capabilities;
-pub use cgroup::{CgroupParent, IoLimit, Pressure};
+pub use cgroup::{CgroupParent, IoLimit, LiveLimits, Pressure};
 pub use child::{Child, Output};
 pub use command::{Command, Stdio};
 pub use error::Error;

@@ -191,6 +191,37 @@ fn bandwidth_of_cpu() {
 }
 
 #[test]
+fn limits_can_be_changed_while_it_runs() {
+    needs!(Layer::Memory);
+    needs!(Layer::Pids);
+    let eater = tool("eater", EATER);
+    let sandbox = with(&eater, Sandbox::new().pid_ns().memory_limit(16 * MIB).pids_limit(5));
+    let run = |change: &dyn Fn(&stockade::Child)| {
+        let mut command = sandbox.command("sh");
+        command
+            .args(["-c", "read x; exec /tool touch 40"])
+            .stdin(stockade::Stdio::piped())
+            .stdout(stockade::Stdio::null());
+        let child = command.spawn().unwrap();
+        change(&child);
+        std::io::Write::write_all(&mut child.take_stdin().unwrap(), b"go\n").unwrap();
+        child.wait().unwrap().verdict
+    };
+    assert_eq!(run(&|_| {}), Verdict::LimitExceeded(Limit::Memory));
+    assert_eq!(run(&|child| child.limits(|limits| limits.memory(64 * MIB)).unwrap()), Verdict::Exited(0));
+    // Up, and down again.
+    let up_and_down = |child: &stockade::Child| {
+        child.limits(|limits| limits.memory(64 * MIB).and_then(|()| limits.memory(20 * MIB))).unwrap();
+        child.limits(|limits| limits.pids(7)).unwrap();
+        assert!(matches!(child.limits(|limits| limits.cpu(1.0)), Err(Error::Invalid { .. })), "made without");
+        assert!(matches!(child.limits(|limits| limits.memory(0)), Err(Error::Invalid { .. })));
+    };
+    assert_eq!(run(&up_and_down), Verdict::LimitExceeded(Limit::Memory));
+    let plain = Sandbox::new().command("sleep").arg("100").spawn().unwrap();
+    assert!(matches!(plain.limits(|limits| limits.memory(1 << 30)), Err(Error::Invalid { .. })));
+}
+
+#[test]
 fn huge_pages() {
     needs!(Layer::Hugetlb);
     // On a hybrid host this one is of version 2, beside the others of version 1.
