@@ -352,7 +352,8 @@ fn runs_leave_no_cgroup_behind() {
             times[times.len() / 2]
         };
         let (first, last) = (median(&times[..times.len() / 3]), median(&times[times.len() * 2 / 3..]));
-        assert!(last.as_secs_f64() <= 1.5 * first.as_secs_f64(), "{first:?} {last:?}");
+        // A few launches under emulation have no median to speak of.
+        assert!(common::is_slow() || last.as_secs_f64() <= 1.5 * first.as_secs_f64(), "{first:?} {last:?}");
         let many: Vec<_> = (0..50).map(|_| prepared.command("sleep").arg("1000").spawn().unwrap()).collect();
         assert!(left().len() >= 50);
         drop(many);
