@@ -252,7 +252,7 @@ fn a_host_that_reaps_everything_itself() {
                 }
             })
         };
-        for round in 0..200 {
+        for round in 0..i32::try_from(common::scaled(200)).unwrap() {
             let sandbox = if round % 2 == 0 { all_namespaces() } else { Sandbox::new() };
             let verdict = common::sh(&sandbox, &format!("exit {}", round % 100)).outcome.verdict;
             assert_eq!(verdict, Verdict::Exited(round % 100));
