@@ -163,6 +163,12 @@ struct Setting {
     optional: bool,
 }
 
+impl Setting {
+    fn new(file: &str, value: String) -> Self {
+        Self { file: file.into(), value, optional: false }
+    }
+}
+
 /// Where a sandbox's cgroup is made in one hierarchy, and what is written there.
 #[derive(Debug, Clone)]
 struct Place {
@@ -195,6 +201,22 @@ impl Limits {
         .into_iter()
         .filter_map(|(controller, used)| used.then_some(controller))
         .collect()
+    }
+
+    /// What to write for a controller in a cgroup below `parent`.
+    fn settings(&self, controller: Controller, parent: &Path, is_v2: bool) -> Result<Vec<Setting>, Error> {
+        let mut all = vec![];
+        match controller {
+            // These files have one name in both versions.
+            Controller::Cpuset => {
+                all.extend(self.cpuset.as_ref().map(|list| Setting::new("cpuset.cpus", list.clone())));
+                all.extend(self.cpuset_mems.as_ref().map(|list| Setting::new("cpuset.mems", list.clone())));
+            }
+            Controller::Pids => all.extend(self.pids.map(|count| Setting::new("pids.max", count.to_string()))),
+            _ if is_v2 => all = v2::settings(self, controller)?,
+            _ => all = v1::settings(self, controller, parent)?,
+        }
+        Ok(all)
     }
 
     fn check(&self) -> Result<(), Error> {
@@ -281,7 +303,7 @@ impl Limits {
             let place = self.v1_parent(controller, &hierarchies);
             settle(
                 controller,
-                place.and_then(|parent| Ok((parent.clone(), v1::settings(self, controller, &parent)?))),
+                place.and_then(|parent| Ok((parent.clone(), self.settings(controller, &parent, false)?))),
                 false,
             )?;
         }
@@ -292,7 +314,8 @@ impl Limits {
                     .map_err(|error| controller.missing(format!("{}: {error}", parent.display()), DELEGATE)),
                 _ => Err(controller.missing("no cgroup hierarchy with this controller is mounted".into(), MOUNT)),
             };
-            settle(controller, place.and_then(|parent| Ok((parent, v2::settings(self, controller)?))), true)?;
+            let place = place.and_then(|parent| Ok((parent.clone(), self.settings(controller, &parent, true)?)));
+            settle(controller, place, true)?;
         }
         if compiled.places.is_empty() {
             return Ok(None);
@@ -526,8 +549,7 @@ impl Cgroup {
                 return Err(Error::invalid("limits", reason));
             };
             let path = &directory.path;
-            let settings =
-                if directory.v2 { v2::settings(limits, controller)? } else { v1::settings(limits, controller, path)? };
+            let settings = limits.settings(controller, path, directory.v2)?;
             // Memory's limit must never be above that of memory and swap together: which comes first depends on whether
             // they go up or down.
             if write_all(path, settings.iter()).is_err() {

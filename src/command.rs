@@ -280,7 +280,7 @@ impl Command {
         let environment = self.environment.iter().map(|(key, value)| prepare::environment_entry(key, value));
         let environment = environment.collect::<Result<Vec<_>, _>>()?;
 
-        let strings = |list: &[CString]| prepare::packed_strings(list.iter().map(CString::as_c_str));
+        let strings = |list: &[CString]| Packed::of(list.iter().map(CString::as_c_str));
         let [candidates, arguments, environment] = [strings(&candidates), strings(&arguments), strings(&environment)];
         let nanoseconds =
             |limit: Option<Duration>| limit.map_or(0, |l| u64::try_from(l.as_nanos()).unwrap_or(u64::MAX));

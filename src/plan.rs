@@ -416,8 +416,6 @@ pub mod mount {
     pub const SOURCE_FD: u32 = 1 << 2;
     /// No device nodes.
     pub const NO_DEV: u32 = 1 << 3;
-    /// Nothing can be executed there.
-    pub const NO_EXEC: u32 = 1 << 4;
     /// Cover what only the host's superuser may touch (there is no user namespace to do it).
     pub const COVER: u32 = 1 << 5;
     /// Device nodes can be made (there is no user namespace), and need not be bound.

@@ -1,6 +1,6 @@
 //! Every check, once: from the policy to the compiled plan.
 
-use std::ffi::{CStr, CString, OsStr, OsString};
+use std::ffi::{CString, OsStr, OsString};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
@@ -451,11 +451,6 @@ pub(crate) fn candidates(program: &OsStr, path: Option<&OsStr>) -> Result<Vec<CS
         c_string("program", &candidate)
     };
     path.as_bytes().split(|byte| *byte == b':').map(in_directory).collect()
-}
-
-/// For lists of strings.
-pub(crate) fn packed_strings<'a>(strings: impl IntoIterator<Item = &'a CStr>) -> Packed {
-    Packed::of(strings)
 }
 
 /// One `KEY=VALUE`.

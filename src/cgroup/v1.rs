@@ -15,7 +15,7 @@ use crate::support::Layer;
 pub(super) const PERIOD: u64 = 100_000;
 
 pub(super) fn settings(limits: &Limits, controller: Controller, parent: &Path) -> Result<Vec<Setting>, Error> {
-    let set = |file: &str, value: String| Setting { file: file.into(), value, optional: false };
+    let set = Setting::new;
     let mut all = vec![];
     match controller {
         Controller::Memory => {
@@ -44,11 +44,6 @@ pub(super) fn settings(limits: &Limits, controller: Controller, parent: &Path) -
                 all.push(set("cpu.shares", (u64::from(weight) * 1024 / 100).max(2).to_string()));
             }
         }
-        Controller::Cpuset => {
-            all.extend(limits.cpuset.as_ref().map(|list| set("cpuset.cpus", list.clone())));
-            all.extend(limits.cpuset_mems.as_ref().map(|list| set("cpuset.mems", list.clone())));
-        }
-        Controller::Pids => all.extend(limits.pids.map(|count| set("pids.max", count.to_string()))),
         Controller::Io => {
             for (device, limit) in &limits.io {
                 let device = device_of(device)?;
@@ -79,7 +74,7 @@ pub(super) fn settings(limits: &Limits, controller: Controller, parent: &Path) -
                 all.push(set(&format!("hugetlb.{}.limit_in_bytes", page_size(*size)), bytes.to_string()));
             }
         }
-        Controller::CpuTime => {}
+        Controller::Cpuset | Controller::Pids | Controller::CpuTime => {}
     }
     Ok(all)
 }

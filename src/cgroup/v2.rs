@@ -33,7 +33,7 @@ pub(super) fn enable(parent: &Path, controller: Option<&str>) -> io::Result<()> 
 }
 
 pub(super) fn settings(limits: &Limits, controller: Controller) -> Result<Vec<Setting>, Error> {
-    let set = |file: &str, value: String| Setting { file: file.into(), value, optional: false };
+    let set = Setting::new;
     let mut all = vec![];
     match controller {
         Controller::Memory => {
@@ -51,11 +51,6 @@ pub(super) fn settings(limits: &Limits, controller: Controller) -> Result<Vec<Se
             all.extend(limits.cpu_burst.map(|burst| set("cpu.max.burst", burst.as_micros().to_string())));
             all.extend(limits.cpu_weight.map(|weight| set("cpu.weight", weight.to_string())));
         }
-        Controller::Cpuset => {
-            all.extend(limits.cpuset.as_ref().map(|list| set("cpuset.cpus", list.clone())));
-            all.extend(limits.cpuset_mems.as_ref().map(|list| set("cpuset.mems", list.clone())));
-        }
-        Controller::Pids => all.extend(limits.pids.map(|count| set("pids.max", count.to_string()))),
         Controller::Io => {
             for (device, limit) in &limits.io {
                 let mut line = device_of(device)?;
@@ -78,7 +73,7 @@ pub(super) fn settings(limits: &Limits, controller: Controller) -> Result<Vec<Se
                 all.push(set(&format!("hugetlb.{}.max", page_size(*size)), bytes.to_string()));
             }
         }
-        Controller::CpuTime => {}
+        Controller::Cpuset | Controller::Pids | Controller::CpuTime => {}
     }
     Ok(all)
 }

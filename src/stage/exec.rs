@@ -45,16 +45,11 @@ pub fn run(entry: &Entry<'_>) -> ! {
 
 fn steps(entry: &Entry<'_>, report: &mut Fd) -> Result<(), Failed> {
     let (plan, launch) = (&entry.received.plan, entry.launch);
-    let mut terminal = entry.terminal;
     enter_cgroups(entry)?;
     if entry.set_up {
-        let environment = setup::run(plan, entry.received.tree_fds)?;
+        // No terminal is opened in its devpts: the master would have to come out of here, so that the host hands one in.
+        setup::run(plan, entry.received.tree_fds)?;
         setup::confine(plan)?;
-        if let (Some(devpts), true) = (environment.devpts, launch.flags & launch_flag::OPEN_TERMINAL != 0) {
-            // The master would have to come out of here: a host's terminal is handed in instead.
-            let _ = devpts;
-            terminal = None;
-        }
     }
     sys::setsid().at(Step::Session)?;
     if plan.flags & flag::CGROUP_NS != 0 {
@@ -63,7 +58,7 @@ fn steps(entry: &Entry<'_>, report: &mut Fd) -> Result<(), Failed> {
     if !plan.chroot.is_empty() {
         chroot(plan).at(Step::Chroot)?;
     }
-    place_descriptors(entry, terminal, report)?;
+    place_descriptors(entry, report)?;
     if launch.flags & launch_flag::TERMINAL != 0 {
         sys::take_terminal().at(Step::Terminal)?;
     }
@@ -141,7 +136,7 @@ fn capabilities(plan: &Plan<'static>) -> sys::Result<()> {
 }
 
 /// Puts each descriptor where the program expects it, and closes all else but the report.
-fn place_descriptors(entry: &Entry<'_>, terminal: Option<Fd>, report: &mut Fd) -> Result<(), Failed> {
+fn place_descriptors(entry: &Entry<'_>, report: &mut Fd) -> Result<(), Failed> {
     let list = &entry.launch.descriptors;
     let first = entry.received.launch_fds;
     let highest = list.iter().map(|descriptor| descriptor.target).max().unwrap_or(0);
@@ -152,7 +147,7 @@ fn place_descriptors(entry: &Entry<'_>, terminal: Option<Fd>, report: &mut Fd) -
         *report = sys::dup_above(*report, above).at(Step::Descriptors)?;
     }
     let source = |place: u32| {
-        if place == u32::MAX { terminal.ok_or(Errno::PROTO) } else { Ok(Fd(first.saturating_add(place) as i32)) }
+        if place == u32::MAX { entry.terminal.ok_or(Errno::PROTO) } else { Ok(Fd(first.saturating_add(place) as i32)) }
     };
     let mut moved = [Fd(-1); 256];
     for (index, (slot, descriptor)) in moved.iter_mut().zip(list.iter()).enumerate() {

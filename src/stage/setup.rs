@@ -165,7 +165,6 @@ fn attributes(entry: &Mount<'_>) -> u64 {
     sys::MOUNT_NO_SUID
         | wanted(mount::READ_ONLY, sys::MOUNT_READ_ONLY)
         | wanted(mount::NO_DEV, sys::MOUNT_NO_DEV)
-        | wanted(mount::NO_EXEC, sys::MOUNT_NO_EXEC)
 }
 
 /// The source as a detached tree with its attributes set, all the way down.
