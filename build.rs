@@ -10,6 +10,7 @@ use std::process::Command;
 fn main() {
     println!("cargo::rerun-if-changed=src/stage");
     println!("cargo::rerun-if-changed=src/plan.rs");
+    println!("cargo::rerun-if-changed=src/seccomp/interpret.rs");
     println!("cargo::rerun-if-changed=build.rs");
 
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR")).join("stage");
@@ -25,11 +26,20 @@ fn main() {
         println!("cargo::error=stockade runs on Linux, on x86_64, aarch64 and riscv64; the target is {arch} with {os}");
         return;
     }
-    let by_lld = compile(&out, &["-Clinker=rust-lld", "-Clink-arg=--build-id=none", "-Clink-arg=-znoseparate-code"]);
+    let by_lld = compile(
+        &out,
+        &[
+            "-Clinker=rust-lld",
+            "-Clink-arg=--build-id=none",
+            "-Clink-arg=--no-eh-frame-hdr",
+            "-Clink-arg=-znoseparate-code",
+        ],
+    );
     let Err(lld) = by_lld else { return };
     // A toolchain without rust-lld, as distributions package it: through the C compiler then.
     let linker = env::var("RUSTC_LINKER").map(|linker| format!("-Clinker={linker}"));
-    let mut options = vec!["-Clink-arg=-nostartfiles", "-Clink-arg=-nostdlib", "-Clink-arg=-Wl,--build-id=none"];
+    let mut options =
+        vec!["-Clink-arg=-nostartfiles", "-Clink-arg=-nostdlib", "-Clink-arg=-Wl,--build-id=none,--no-eh-frame-hdr"];
     options.extend(linker.as_deref());
     if let Err(cc) = compile(&out, &options) {
         println!("cargo::error=the stage, stockade's freestanding program, could not be compiled for this target");

@@ -18,7 +18,7 @@
 //! ```
 //!
 //! The verdicts are AC (accepted), WA (wrong answer), TLE (time limit exceeded), MLE (memory limit exceeded), RE (run-time
-//! error), OLE (output limit exceeded), and CE (compile error, for all tests at once). If one is not as expected, the
+//! error), OLE (output limit exceeded, on stdout or in a file), and CE (compile error, for all tests at once). If one is not as expected, the
 //! judge exits with 1.
 //!
 //! Memory, CPU time and tasks are limited for all of a submission's processes together. For that an ordinary user needs a
@@ -38,6 +38,7 @@ use std::str::FromStr;
 use std::thread;
 use std::time::Duration;
 
+use stockade::seccomp::Filter;
 use stockade::{Layer, Layers, Limit, Outcome, Output, Prepared, Resource, Rootfs, Sandbox, Stdio, Verdict};
 use tempfile::{NamedTempFile, TempPath};
 
@@ -140,15 +141,17 @@ fn compiling(source: &Path) -> Sandbox {
 fn running(limits: &Limits, program: &Path) -> Sandbox {
     isolated()
         .bind_ro(program, "/program")
+        .seccomp(Filter::judge())
         .wall_time_limit(limits.wall)
         .cpu_time_limit(limits.cpu)
         .rlimit(Resource::Cpu, limits.cpu.as_secs() + 1)
         .memory_limit(limits.memory_bytes)
         .pids_limit(TASKS)
-        // Where there is no cgroup: the same number, for all that is the sandbox's user in its own user namespace.
-        .rlimit(Resource::Processes, TASKS.into())
+        // Where there is no cgroup: for all that is the sandbox's user in its own user namespace, which is some more.
+        .rlimit(Resource::Processes, u64::from(TASKS) + 8)
         .best_effort(Layers::CPU_TIME | Layers::MEMORY | Layers::PIDS)
         .output_limit(limits.output_bytes)
+        .rlimit(Resource::FileSize, limits.output_bytes)
 }
 
 enum Compiled {
@@ -200,11 +203,12 @@ enum Grade {
     Mle,
     Re,
     Ole,
+    Rf,
     Ce,
 }
 
 impl Grade {
-    const ALL: [Self; 7] = [Self::Ac, Self::Wa, Self::Tle, Self::Mle, Self::Re, Self::Ole, Self::Ce];
+    const ALL: [Self; 8] = [Self::Ac, Self::Wa, Self::Tle, Self::Mle, Self::Re, Self::Ole, Self::Rf, Self::Ce];
 
     fn name(self) -> &'static str {
         match self {
@@ -214,6 +218,8 @@ impl Grade {
             Self::Mle => "MLE",
             Self::Re => "RE",
             Self::Ole => "OLE",
+            // A restricted function: a system call that no submission needs.
+            Self::Rf => "RF",
             Self::Ce => "CE",
         }
     }
@@ -239,7 +245,8 @@ fn grade(verdict: &Verdict, stdout: &[u8], answer: &[u8]) -> Grade {
         Verdict::Exited(0) => Grade::Wa,
         Verdict::LimitExceeded(Limit::WallTime | Limit::CpuTime) => Grade::Tle,
         Verdict::LimitExceeded(Limit::Memory) => Grade::Mle,
-        Verdict::LimitExceeded(Limit::Output) => Grade::Ole,
+        Verdict::LimitExceeded(Limit::Output | Limit::FileSize) => Grade::Ole,
+        Verdict::SyscallDenied(_) => Grade::Rf,
         _ => Grade::Re,
     }
 }
@@ -254,6 +261,7 @@ fn note(verdict: &Verdict) -> String {
         Verdict::Exited(0) => String::new(),
         Verdict::Exited(code) => format!("exit code {code}"),
         Verdict::Signaled(signal) => signal.to_string(),
+        Verdict::SyscallDenied(call) => call.to_string(),
         other => format!("{other:?}"),
     }
 }

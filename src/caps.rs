@@ -4,6 +4,12 @@ use bitflags::bitflags;
 
 bitflags! {
     /// A set of capabilities (capabilities(7)), bit n for the kernel's number n.
+    ///
+    /// ```
+    /// # use stockade::Capabilities;
+    /// let few = Capabilities::NET_RAW | Capabilities::NET_BIND_SERVICE;
+    /// assert_eq!(few.bits(), 1 << 13 | 1 << 10);
+    /// ```
     #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
     pub struct Capabilities: u64 {
         /// `CAP_CHOWN`
@@ -89,6 +95,41 @@ bitflags! {
         /// `CAP_CHECKPOINT_RESTORE`
         const CHECKPOINT_RESTORE = 1 << 40;
     }
+}
+
+bitflags! {
+    /// How the kernel treats uid 0 and changes of ids (`SECBIT_*`, capabilities(7)).
+    ///
+    /// ```
+    /// # use stockade::Securebits;
+    /// let bits = Securebits::NOROOT | Securebits::NOROOT_LOCKED;
+    /// assert_eq!(bits.bits(), 3);
+    /// ```
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+    pub struct Securebits: u32 {
+        /// uid 0 gets no capabilities by an exec.
+        const NOROOT = 1 << 0;
+        /// And that stays so.
+        const NOROOT_LOCKED = 1 << 1;
+        /// Changes of ids change no capabilities.
+        const NO_SETUID_FIXUP = 1 << 2;
+        /// And that stays so.
+        const NO_SETUID_FIXUP_LOCKED = 1 << 3;
+        /// `KEEP_CAPS` cannot be changed any more.
+        const KEEP_CAPS_LOCKED = 1 << 5;
+        /// No capability becomes ambient.
+        const NO_CAP_AMBIENT_RAISE = 1 << 6;
+        /// And that stays so.
+        const NO_CAP_AMBIENT_RAISE_LOCKED = 1 << 7;
+    }
+}
+
+impl Securebits {
+    /// What a program without capabilities gets: it never has any again by being or becoming uid 0.
+    pub(crate) const NO_CAPABILITIES: Self = Self::NOROOT
+        .union(Self::NOROOT_LOCKED)
+        .union(Self::NO_CAP_AMBIENT_RAISE)
+        .union(Self::NO_CAP_AMBIENT_RAISE_LOCKED);
 }
 
 impl Capabilities {

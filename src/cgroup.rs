@@ -4,387 +4,38 @@
 //! agent are not. The host makes it, opens it, and removes it; the program's process enters it through the host's open
 //! files, before it gives anything up.
 
-mod locate;
+mod bpf;
+mod devices;
+mod events;
+mod limits;
+mod live;
+pub(crate) mod locate;
+mod sweep;
 mod v1;
 mod v2;
 
+use std::cell::RefCell;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::error::Error;
-use crate::support::{Layer, Missing};
 
-use locate::{Hierarchy, hierarchies};
+pub use devices::{DeviceAccess, DeviceKind, DeviceRule, DeviceRules};
+pub use events::{Event, EventKind, Events};
+pub use limits::{CgroupParent, IoLimit};
+pub use live::LiveLimits;
+pub use sweep::{delegate_self, sweep};
 
-/// Below which cgroup the sandboxes' own are made.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum CgroupParent {
-    /// Below the caller's own, in each hierarchy; on version 2, where the caller's own has processes in it and so cannot
-    /// give controllers to children, below its parent, if the caller may.
-    #[default]
-    Auto,
-    /// Below this directory of a cgroup file system. The same path is used in every hierarchy.
-    Path(PathBuf),
-}
+pub(crate) use limits::{Compiled, Limits, lesser};
 
-/// Bandwidth and operations per second of a block device; what is `None` is not limited.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct IoLimit {
-    read_bytes: Option<u64>,
-    write_bytes: Option<u64>,
-    read_operations: Option<u64>,
-    write_operations: Option<u64>,
-}
-
-impl IoLimit {
-    /// No limit yet.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Bytes read per second (`io.max` rbps, `blkio.throttle.read_bps_device`).
-    #[must_use]
-    pub fn read_bytes(mut self, per_second: u64) -> Self {
-        self.read_bytes = Some(per_second);
-        self
-    }
-
-    /// Bytes written per second (`io.max` wbps, `blkio.throttle.write_bps_device`).
-    #[must_use]
-    pub fn write_bytes(mut self, per_second: u64) -> Self {
-        self.write_bytes = Some(per_second);
-        self
-    }
-
-    /// Read operations per second (`io.max` riops, `blkio.throttle.read_iops_device`).
-    #[must_use]
-    pub fn read_operations(mut self, per_second: u64) -> Self {
-        self.read_operations = Some(per_second);
-        self
-    }
-
-    /// Write operations per second (`io.max` wiops, `blkio.throttle.write_iops_device`).
-    #[must_use]
-    pub fn write_operations(mut self, per_second: u64) -> Self {
-        self.write_operations = Some(per_second);
-        self
-    }
-}
-
-/// What a policy says of the whole tree.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Limits {
-    pub(crate) memory: Option<u64>,
-    pub(crate) swap: Option<u64>,
-    pub(crate) memory_high: Option<u64>,
-    pub(crate) memory_low: Option<u64>,
-    pub(crate) cpu: Option<f64>,
-    pub(crate) cpu_burst: Option<Duration>,
-    pub(crate) cpu_weight: Option<u32>,
-    pub(crate) cpuset: Option<String>,
-    pub(crate) cpuset_mems: Option<String>,
-    pub(crate) hugetlb: Vec<(u64, u64)>,
-    pub(crate) pids: Option<u32>,
-    pub(crate) io: Vec<(PathBuf, IoLimit)>,
-    pub(crate) io_weight: Option<u32>,
-    pub(crate) cpu_time: Option<Duration>,
-    pub(crate) parent: CgroupParent,
-}
-
-const MOUNT: &str = "mount cgroup2 at /sys/fs/cgroup";
-const WRITABLE: &str = "run as root, have that directory chowned to this user, or name another by cgroup_parent(); in a \
-                        container, mount its cgroups writable";
-const DELEGATE: &str = "call cgroup::delegate_self() early, start the program in a delegated cgroup (systemd-run --user \
-                        --scope -p Delegate=yes), or name one without processes by cgroup_parent()";
-
-/// A controller, as the library names it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Controller {
-    Memory,
-    Cpu,
-    Cpuset,
-    Pids,
-    Io,
-    Hugetlb,
-    /// CPU time: cpuacct on version 1, and on version 2 every cgroup's own.
-    CpuTime,
-}
-
-impl Controller {
-    fn v1(self) -> &'static str {
-        match self {
-            Self::Memory => "memory",
-            Self::Cpu => "cpu",
-            Self::Cpuset => "cpuset",
-            Self::Pids => "pids",
-            Self::Io => "blkio",
-            Self::Hugetlb => "hugetlb",
-            Self::CpuTime => "cpuacct",
-        }
-    }
-
-    fn v2(self) -> Option<&'static str> {
-        match self {
-            Self::Io => Some("io"),
-            Self::CpuTime => None,
-            other => Some(other.v1()),
-        }
-    }
-
-    fn missing(self, reason: String, remedy: &str) -> Error {
-        Error::Unsupported { layer: self.layer(), reason, remedy: remedy.to_owned() }
-    }
-
-    fn layer(self) -> Layer {
-        match self {
-            Self::Memory => Layer::Memory,
-            Self::Cpu => Layer::Cpu,
-            Self::Cpuset => Layer::Cpuset,
-            Self::Pids => Layer::Pids,
-            Self::Io => Layer::Io,
-            Self::Hugetlb => Layer::Hugetlb,
-            Self::CpuTime => Layer::CpuTime,
-        }
-    }
-}
-
-/// One file to write in a new cgroup.
-#[derive(Debug, Clone)]
-struct Setting {
-    file: String,
-    value: String,
-    /// It need not exist: a kernel without swap accounting has no file for it.
-    optional: bool,
-}
-
-impl Setting {
-    fn new(file: &str, value: String) -> Self {
-        Self { file: file.into(), value, optional: false }
-    }
-}
-
-/// Where a sandbox's cgroup is made in one hierarchy, and what is written there.
-#[derive(Debug, Clone)]
-struct Place {
-    parent: PathBuf,
-    v2: bool,
-    controllers: Vec<Controller>,
-    settings: Vec<Setting>,
-}
-
-/// A checked set of limits, to make cgroups from.
-#[derive(Debug, Clone)]
-pub(crate) struct Compiled {
-    places: Vec<Place>,
-    pub(crate) cpu_time: Option<Duration>,
-    pub(crate) layers: Vec<Layer>,
-}
-
-impl Limits {
-    fn controllers(&self) -> Vec<Controller> {
-        let memory = [self.memory, self.swap, self.memory_high, self.memory_low].iter().any(Option::is_some);
-        [
-            (Controller::Memory, memory),
-            (Controller::Cpu, self.cpu.is_some() || self.cpu_weight.is_some()),
-            (Controller::Cpuset, self.cpuset.is_some() || self.cpuset_mems.is_some()),
-            (Controller::Pids, self.pids.is_some()),
-            (Controller::Io, !self.io.is_empty() || self.io_weight.is_some()),
-            (Controller::Hugetlb, !self.hugetlb.is_empty()),
-            (Controller::CpuTime, self.cpu_time.is_some()),
-        ]
-        .into_iter()
-        .filter_map(|(controller, used)| used.then_some(controller))
-        .collect()
-    }
-
-    /// What to write for a controller in a cgroup below `parent`.
-    fn settings(&self, controller: Controller, parent: &Path, is_v2: bool) -> Result<Vec<Setting>, Error> {
-        let mut all = vec![];
-        match controller {
-            // These files have one name in both versions.
-            Controller::Cpuset => {
-                all.extend(self.cpuset.as_ref().map(|list| Setting::new("cpuset.cpus", list.clone())));
-                all.extend(self.cpuset_mems.as_ref().map(|list| Setting::new("cpuset.mems", list.clone())));
-            }
-            Controller::Pids => all.extend(self.pids.map(|count| Setting::new("pids.max", count.to_string()))),
-            _ if is_v2 => all = v2::settings(self, controller)?,
-            _ => all = v1::settings(self, controller, parent)?,
-        }
-        Ok(all)
-    }
-
-    fn check(&self) -> Result<(), Error> {
-        let invalid = |setting, reason: &str| Err(Error::invalid(setting, reason));
-        for (setting, value) in
-            [("memory_limit", self.memory), ("memory_high", self.memory_high), ("pids_limit", self.pids.map(u64::from))]
-        {
-            if value == Some(0) {
-                return invalid(setting, "a limit of zero");
-            }
-        }
-        if self.swap.is_some() && self.memory.is_none() {
-            return invalid("swap_limit", "swap is limited together with memory: add memory_limit()");
-        }
-        if self.cpu.is_some_and(|cores| !(0.01..=1_000_000.0).contains(&cores)) {
-            return invalid(
-                "cpu_limit",
-                "the cores must be 0.01 to 1000000: the kernel takes no less than 1 ms in 100",
-            );
-        }
-        for (setting, weight) in [("cpu_weight", self.cpu_weight), ("io_weight", self.io_weight)] {
-            if weight.is_some_and(|weight| !(1..=10000).contains(&weight)) {
-                return invalid(setting, "a weight is 1 to 10000; 100 is everybody's");
-            }
-        }
-        if self.cpu_time.is_some_and(|limit| limit.is_zero()) {
-            return invalid("cpu_time_limit", "a limit of zero");
-        }
-        for (setting, list) in [("cpuset", &self.cpuset), ("cpuset_mems", &self.cpuset_mems)] {
-            let is_list = |list: &String| {
-                !list.is_empty() && list.bytes().all(|byte| byte.is_ascii_digit() || byte == b',' || byte == b'-')
-            };
-            if list.as_ref().is_some_and(|list| !is_list(list)) {
-                return invalid(setting, "a list is like 0-3,8");
-            }
-        }
-        match (self.cpu, self.cpu_burst) {
-            (None, Some(_)) => return invalid("cpu_burst", "a burst goes beyond a limit: add cpu_limit()"),
-            (Some(cores), Some(burst)) if burst.as_micros() > u128::from(v1::quota(cores)) => {
-                return invalid("cpu_burst", "a burst is at most the CPU time of one period of 100 ms");
-            }
-            _ => {}
-        }
-        if self.hugetlb.iter().any(|(size, _)| !size.is_power_of_two() || *size < 1024) {
-            return invalid("hugetlb_limit", "a page has a power of two of bytes, from 1024 on");
-        }
-        if self.io.iter().any(|(_, limit)| {
-            [limit.read_bytes, limit.write_bytes, limit.read_operations, limit.write_operations].contains(&Some(0))
-        }) {
-            return invalid("io_limit", "a limit of zero");
-        }
-        Ok(())
-    }
-
-    /// Finds the places, and tries them once. Controllers that may be missing, and are, go into `missing`.
-    pub(crate) fn compile(
-        &self,
-        may_be_missing: impl Fn(Layer) -> bool,
-        missing: &mut Vec<Missing>,
-    ) -> Result<Option<Compiled>, Error> {
-        self.check()?;
-        let hierarchies = hierarchies();
-        let mut compiled = Compiled { places: vec![], cpu_time: self.cpu_time, layers: vec![] };
-        let wanted = self.controllers();
-        let (v1, v2): (Vec<_>, Vec<_>) = wanted
-            .into_iter()
-            .partition(|controller| hierarchies.iter().any(|hierarchy| hierarchy.has(controller.v1())));
-        let v2_parent = if v2.is_empty() { None } else { Some(self.v2_parent(&v2, &hierarchies)?) };
-        let mut settle = |controller: Controller, placed: Result<(PathBuf, Vec<Setting>), Error>, is_v2| match placed {
-            Ok((parent, settings)) => {
-                compiled.add(controller, parent, is_v2, settings);
-                Ok(())
-            }
-            Err(Error::Unsupported { layer, reason, remedy }) if may_be_missing(layer) => {
-                missing.push(Missing { layer, reason, remedy });
-                if controller == Controller::CpuTime {
-                    compiled.cpu_time = None;
-                }
-                Ok(())
-            }
-            Err(error) => Err(error),
-        };
-        for controller in v1 {
-            let place = self.v1_parent(controller, &hierarchies);
-            settle(
-                controller,
-                place.and_then(|parent| Ok((parent.clone(), self.settings(controller, &parent, false)?))),
-                false,
-            )?;
-        }
-        for controller in v2 {
-            let place = match &v2_parent {
-                Some(Some(parent)) => v2::enable(parent, controller.v2())
-                    .map(|()| parent.clone())
-                    .map_err(|error| controller.missing(format!("{}: {error}", parent.display()), DELEGATE)),
-                _ => Err(controller.missing("no cgroup hierarchy with this controller is mounted".into(), MOUNT)),
-            };
-            let place = place.and_then(|parent| Ok((parent.clone(), self.settings(controller, &parent, true)?)));
-            settle(controller, place, true)?;
-        }
-        if compiled.places.is_empty() {
-            return Ok(None);
-        }
-        // Whatever the kernel has against it, it says so now.
-        Cgroup::make(&compiled)?.remove();
-        Ok(Some(compiled))
-    }
-
-    /// The directory of version 1 below which the controller can be had.
-    fn v1_parent(&self, controller: Controller, hierarchies: &[Hierarchy]) -> Result<PathBuf, Error> {
-        let Some(hierarchy) = hierarchies.iter().find(|hierarchy| hierarchy.has(controller.v1())) else {
-            return Err(controller.missing("no such hierarchy is mounted".into(), MOUNT));
-        };
-        let parent = self.parent_in(hierarchy, hierarchies)?;
-        if rustix::fs::access(&parent, rustix::fs::Access::WRITE_OK).is_err() {
-            return Err(controller.missing(format!("no cgroup can be made below {}", parent.display()), WRITABLE));
-        }
-        Ok(parent)
-    }
-
-    /// The one directory of version 2 for all these controllers: the first candidate that can give all of them, or else
-    /// the first of all. A process is in one cgroup of version 2 only.
-    fn v2_parent(&self, controllers: &[Controller], hierarchies: &[Hierarchy]) -> Result<Option<PathBuf>, Error> {
-        let Some(hierarchy) = hierarchies.iter().find(|hierarchy| hierarchy.is_v2()) else { return Ok(None) };
-        let parent = self.parent_in(hierarchy, hierarchies)?;
-        let mut candidates = vec![parent.clone()];
-        if self.parent == CgroupParent::Auto && parent != hierarchy.mount {
-            candidates.extend(parent.parent().map(Path::to_owned));
-        }
-        let gives_all =
-            |candidate: &&PathBuf| controllers.iter().all(|controller| v2::enable(candidate, controller.v2()).is_ok());
-        let found = candidates.iter().find(gives_all).cloned();
-        Ok(Some(found.unwrap_or(parent)))
-    }
-
-    /// The parent in one hierarchy.
-    fn parent_in(&self, hierarchy: &Hierarchy, all: &[Hierarchy]) -> Result<PathBuf, Error> {
-        let CgroupParent::Path(path) = &self.parent else { return Ok(hierarchy.own.clone()) };
-        let below = all.iter().filter_map(|hierarchy| path.strip_prefix(&hierarchy.mount).ok());
-        let Some(below) = below.min_by_key(|below| below.as_os_str().len()) else {
-            return Err(Error::invalid("cgroup_parent", format!("{} is in no cgroup file system", path.display())));
-        };
-        let parent = hierarchy.mount.join(below);
-        match parent.symlink_metadata() {
-            Ok(metadata) if metadata.is_dir() => Ok(parent),
-            Ok(_) => Err(Error::Cgroup { path: parent, source: io::ErrorKind::NotADirectory.into() }),
-            Err(source) => Err(Error::Cgroup { path: parent, source }),
-        }
-    }
-}
-
-impl Compiled {
-    /// All in it can be ended at once, whatever it does (`cgroup.kill`).
-    pub(crate) fn has_kill(&self) -> bool {
-        self.places.iter().any(|place| place.v2)
-    }
-
-    fn add(&mut self, controller: Controller, parent: PathBuf, v2: bool, settings: Vec<Setting>) {
-        self.layers.push(controller.layer());
-        match self.places.iter_mut().find(|place| place.parent == parent) {
-            Some(place) => {
-                place.controllers.push(controller);
-                place.settings.extend(settings);
-            }
-            None => self.places.push(Place { parent, v2, controllers: vec![controller], settings }),
-        }
-    }
-}
+use events::Counts;
+use limits::{Controller, Place, Setting};
 
 /// A sandbox's cgroup, in each hierarchy. It is removed when dropped.
 #[derive(Debug)]
@@ -392,13 +43,33 @@ pub(crate) struct Cgroup {
     directories: Vec<Directory>,
     /// Version 1: readable when memory has run out.
     oom: Option<OwnedFd>,
+    /// Its CPU time is limited, so that the agent must read the account.
+    cpu_time: bool,
+    /// Files of accounts that are open already: of which directory, and their names.
+    open: Vec<(usize, &'static str, File)>,
+    /// One at a time stops what is in it, or lets it go on.
+    freezing: Arc<Mutex<()>>,
+    /// How often what had happened when it was removed, for those who still want to know.
+    last: Arc<OnceLock<Counts>>,
 }
 
-#[derive(Debug)]
+/// It, in one hierarchy.
+#[derive(Debug, Clone)]
 struct Directory {
     path: PathBuf,
     v2: bool,
     controllers: Vec<Controller>,
+}
+
+impl Directory {
+    fn has(&self, controller: Controller) -> bool {
+        self.controllers.contains(&controller)
+    }
+
+    fn accounts(&self, read: &dyn Fn(&'static str) -> Option<String>, accounts: &mut Accounts) {
+        let read_all = if self.v2 { v2::accounts } else { v1::accounts };
+        read_all(read, &self.controllers, accounts);
+    }
 }
 
 /// What the accounts say.
@@ -418,6 +89,17 @@ pub(crate) struct Accounts {
 }
 
 /// How long something waited for a resource (`memory.pressure`, `cpu.pressure`, `io.pressure`): the `some` totals.
+///
+/// ```
+/// # use std::time::Duration;
+/// # use stockade::{Layers, Sandbox};
+/// let usage = Sandbox::new().freezer().best_effort(Layers::FREEZER).command("true").status()?.usage;
+/// match usage.pressure {
+///     Some(waited) => assert!(waited.cpu < Duration::from_secs(10)),
+///     None => println!("no cgroup of version 2"),
+/// }
+/// # Ok::<(), stockade::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Pressure {
@@ -441,6 +123,12 @@ pub(crate) struct Handles {
     pub(crate) cpu: Option<File>,
     /// "1" written here ends everything in it.
     pub(crate) kill: Option<File>,
+    /// Version 1: what is in it is stopped and let go by writing here, to be ended meanwhile: `freezer.state`.
+    pub(crate) freezer: Option<File>,
+    /// The processes that are in that one: `cgroup.procs`.
+    pub(crate) members: Option<File>,
+    /// Version 1: `memory.oom_control`, which counts the processes that were ended for want of memory.
+    pub(crate) oom_count: Option<File>,
 }
 
 fn failed(path: &Path) -> impl FnOnce(io::Error) -> Error + '_ {
@@ -458,105 +146,87 @@ fn write_all<'a>(path: &Path, settings: impl Iterator<Item = &'a Setting>) -> Re
     Ok(())
 }
 
-/// The limits of a live sandbox, to be changed while it runs; see [`Child::limits`](crate::Child::limits). What can be
-/// changed is what the sandbox was made with.
-///
-/// # Errors
-///
-/// Of each method: [`Error::Invalid`] for a value that makes no sense, and for a limit that the sandbox was made without;
-/// [`Error::Cgroup`] with the kernel's answer, EBUSY for instance for a limit of memory below what cannot be reclaimed on
-/// version 1.
-#[derive(Debug)]
-pub struct LiveLimits<'a> {
-    pub(crate) cgroup: Option<&'a Cgroup>,
-}
-
-impl LiveLimits<'_> {
-    fn change(&self, limits: &Limits) -> Result<(), Error> {
-        match self.cgroup {
-            Some(cgroup) => cgroup.change(limits),
-            None => Err(Error::invalid("limits", "this sandbox was made without any, or it has ended")),
-        }
-    }
-
-    /// As [`Sandbox::memory_limit`](crate::Sandbox::memory_limit).
-    pub fn memory(&self, bytes: u64) -> Result<(), Error> {
-        self.change(&Limits { memory: Some(bytes), ..Limits::default() })
-    }
-
-    /// As [`Sandbox::pids_limit`](crate::Sandbox::pids_limit).
-    pub fn pids(&self, tasks: u32) -> Result<(), Error> {
-        self.change(&Limits { pids: Some(tasks), ..Limits::default() })
-    }
-
-    /// As [`Sandbox::cpu_limit`](crate::Sandbox::cpu_limit).
-    pub fn cpu(&self, cores: f64) -> Result<(), Error> {
-        self.change(&Limits { cpu: Some(cores), ..Limits::default() })
-    }
-
-    /// As [`Sandbox::cpuset`](crate::Sandbox::cpuset).
-    pub fn cpuset(&self, cpus: impl Into<String>) -> Result<(), Error> {
-        self.change(&Limits { cpuset: Some(cpus.into()), ..Limits::default() })
-    }
-}
-
-/// A name that says whose it is: the PID namespace, the process, when that was started, and a number.
-fn name() -> String {
-    static COUNT: AtomicU64 = AtomicU64::new(0);
-    format!("{}{}", owner_prefix(std::process::id()).unwrap_or_default(), COUNT.fetch_add(1, Ordering::Relaxed))
-}
-
-fn owner_prefix(pid: u32) -> Option<String> {
-    let namespace = fs::read_link("/proc/self/ns/pid").ok()?;
-    let namespace: String = namespace.to_string_lossy().chars().filter(char::is_ascii_digit).collect();
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // A zombie owns nothing any more.
-    let mut fields = stat.rsplit(')').next()?.split_whitespace();
-    if fields.next()? == "Z" {
-        return None;
-    }
-    Some(format!("stockade-{namespace}-{pid}-{}-", fields.nth(18)?))
-}
-
 impl Cgroup {
     pub(crate) fn make(compiled: &Compiled) -> Result<Self, Error> {
-        let name = name();
-        let mut cgroup = Self { directories: vec![], oom: None };
+        remove_left();
+        let name = sweep::name().map_err(Error::host("tell whose a cgroup is (/proc/self)"))?;
+        let mut cgroup = Self::empty(compiled.cpu_time.is_some());
         for place in &compiled.places {
-            let path = place.parent.join(&name);
-            fs::create_dir(&path).map_err(failed(&path))?;
-            let directory = Directory { path, v2: place.v2, controllers: place.controllers.clone() };
-            let path = directory.path.clone();
-            // From here on it is removed with the rest if something fails.
-            cgroup.directories.push(directory);
-            if !place.v2 && place.controllers.contains(&Controller::Cpuset) {
-                v1::inherit_cpuset(&place.parent, &path)?;
-            }
-            write_all(&path, place.settings.iter())?;
-            if !place.v2 && place.controllers.contains(&Controller::Memory) {
-                cgroup.oom = v1::watch_oom(&path);
-            }
+            cgroup.add(&place.parent, &name, place.v2, place.controllers.clone())?;
+            cgroup.set_up(&place.parent, Some(place))?;
         }
         Ok(cgroup)
     }
 
-    /// Sets limits of controllers that it has; one that it has not is an error, before any is set.
-    fn change(&self, limits: &Limits) -> Result<(), Error> {
-        limits.check()?;
-        for controller in limits.controllers() {
-            let Some(directory) = self.directories.iter().find(|dir| dir.controllers.contains(&controller)) else {
-                let reason = format!("this sandbox was made without {}", controller.layer());
-                return Err(Error::invalid("limits", reason));
-            };
-            let path = &directory.path;
-            let settings = limits.settings(controller, path, directory.v2)?;
-            // Memory's limit must never be above that of memory and swap together: which comes first depends on whether
-            // they go up or down.
-            if write_all(path, settings.iter()).is_err() {
-                write_all(path, settings.iter().rev())?;
+    /// For one command, which may have limits of its own.
+    pub(crate) fn make_with(compiled: &Compiled, own: &Limits) -> Result<Self, Error> {
+        let cgroup = Self::make(compiled)?;
+        cgroup.change(own)?;
+        Ok(cgroup)
+    }
+
+    fn empty(cpu_time: bool) -> Self {
+        Self { directories: vec![], oom: None, cpu_time, open: vec![], freezing: Arc::default(), last: Arc::default() }
+    }
+
+    /// One directory more. From here on it is removed with the rest if something fails.
+    fn add(&mut self, parent: &Path, name: &str, v2: bool, controllers: Vec<Controller>) -> Result<(), Error> {
+        let path = parent.join(name);
+        fs::create_dir(&path).map_err(failed(&path))?;
+        self.directories.push(Directory { path, v2, controllers });
+        Ok(())
+    }
+
+    /// Writes the settings of its place, if it has one of its own, to the directory that was added last.
+    fn set_up(&mut self, parent: &Path, place: Option<&Place>) -> Result<(), Error> {
+        let Some(directory) = self.directories.last() else { return Ok(()) };
+        let path = &directory.path;
+        if !directory.v2 && directory.has(Controller::Cpuset) {
+            v1::inherit_cpuset(parent, path)?;
+        }
+        if let Some(place) = place {
+            write_all(path, place.settings.iter())?;
+            if let Some(program) = &place.devices {
+                let attached = File::open(path).and_then(|cgroup| bpf::attach(program, &cgroup));
+                attached.map_err(failed(path))?;
             }
         }
+        if directory.v2 && directory.has(Controller::Memory) {
+            // A lack of memory ends all that is in it. In a container that is each command's: see `v2::give_all`.
+            write_all(path, [Setting::new("memory.oom.group", "1".into())].iter())?;
+        }
+        if !directory.v2 && directory.has(Controller::Memory) {
+            self.oom = v1::watch_oom(path).map_err(failed(path))?;
+        }
         Ok(())
+    }
+
+    /// A cgroup below this one, in each of its hierarchies, with accounts of its own; what it is limited to besides is to be
+    /// said by [`change`](Self::change). Nothing may be in this one itself. It can be ended alone, and is to be removed first.
+    fn child(&self) -> Result<Self, Error> {
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        let name = format!("run-{}", COUNT.fetch_add(1, Ordering::Relaxed));
+        let mut child = Self::empty(false);
+        for directory in &self.directories {
+            if directory.v2 {
+                v2::give_all(&directory.path)?;
+            }
+            child.add(&directory.path, &name, directory.v2, directory.controllers.clone())?;
+            child.set_up(&directory.path, None)?;
+        }
+        Ok(child)
+    }
+
+    /// For a program in a container, which has the policy's limits: the program's own, its accounts, and its CPU time.
+    pub(crate) fn child_for(&self, policy: Option<&Compiled>, own: &Limits) -> Result<Self, Error> {
+        let mut child = self.child()?;
+        child.change(own)?;
+        child.cpu_time = policy.is_some_and(|compiled| compiled.cpu_time.is_some());
+        Ok(child)
+    }
+
+    fn has(&self, controller: Controller) -> bool {
+        self.directories.iter().any(|directory| directory.has(controller))
     }
 
     pub(crate) fn oom(&self) -> Option<BorrowedFd<'_>> {
@@ -565,33 +235,71 @@ impl Cgroup {
 
     pub(crate) fn handles(&self) -> Result<Handles, Error> {
         let write = |path: PathBuf| File::options().write(true).open(&path).map_err(failed(&path));
-        let mut handles = Handles { enter: vec![], into: None, procs: None, cpu: None, kill: None };
-        for Directory { path, v2, controllers } in &self.directories {
+        let read = |path: PathBuf| File::open(&path).map_err(failed(&path));
+        let mut handles = Handles {
+            enter: vec![],
+            into: None,
+            procs: None,
+            cpu: None,
+            kill: None,
+            freezer: None,
+            members: None,
+            oom_count: None,
+        };
+        for directory in &self.directories {
+            let Directory { path, v2, .. } = directory;
             if *v2 {
-                handles.into = Some(File::open(path).map_err(failed(path))?);
+                handles.into = Some(read(path.clone())?);
                 handles.procs = Some(write(path.join("cgroup.procs"))?);
                 handles.kill = Some(write(path.join("cgroup.kill"))?);
             } else {
                 handles.enter.push(write(path.join("tasks"))?);
+                if directory.has(Controller::Memory) && self.oom.is_some() {
+                    handles.oom_count = Some(read(path.join("memory.oom_control"))?);
+                }
+                if directory.has(Controller::Freezer) {
+                    let file = path.join("freezer.state");
+                    let state = File::options().read(true).write(true).open(&file);
+                    handles.freezer = Some(state.map_err(failed(&file))?);
+                    handles.members = Some(read(path.join("cgroup.procs"))?);
+                }
             }
-            if controllers.contains(&Controller::CpuTime) {
-                let file = path.join(if *v2 { "cpu.stat" } else { "cpuacct.usage" });
-                handles.cpu = Some(File::open(&file).map_err(failed(&file))?);
+            if self.cpu_time && directory.has(Controller::CpuTime) {
+                handles.cpu = Some(read(path.join(if *v2 { "cpu.stat" } else { "cpuacct.usage" }))?);
             }
         }
         Ok(handles)
     }
 
-    pub(crate) fn accounts(&self) -> Accounts {
+    /// Of what still runs, or of what has ended and uses nothing any more.
+    pub(crate) fn accounts(&self, live: bool) -> Accounts {
         let mut accounts = Accounts::default();
-        for Directory { path, v2, controllers } in &self.directories {
-            if *v2 {
-                v2::accounts(path, controllers, &mut accounts);
-            } else {
-                v1::accounts(path, controllers, &mut accounts);
+        for (index, directory) in self.directories.iter().enumerate() {
+            let open = |name| self.open.iter().find(|(of, file, _)| (*of, *file) == (index, name));
+            let read = |name: &'static str| match open(name) {
+                Some((_, _, file)) => text(file),
+                None => text_of(&directory.path.join(name)),
+            };
+            directory.accounts(&read, &mut accounts);
+            if live && directory.has(Controller::Memory) {
+                let file = if directory.v2 { "memory.current" } else { "memory.usage_in_bytes" };
+                accounts.memory_current = read(file).as_deref().and_then(number);
             }
         }
         accounts
+    }
+
+    /// Opens the files that the accounts will be read from, where that is not on anybody's way.
+    pub(crate) fn open_accounts(&mut self) {
+        for (index, directory) in self.directories.iter().enumerate() {
+            let open = RefCell::new(vec![]);
+            let read = |name: &'static str| {
+                open.borrow_mut().extend(File::open(directory.path.join(name)).map(|file| (index, name, file)));
+                None
+            };
+            directory.accounts(&read, &mut Accounts::default());
+            self.open.append(&mut open.into_inner());
+        }
     }
 
     /// Removes it. What was in it has ended; the kernel may need a moment to see that.
@@ -599,23 +307,61 @@ impl Cgroup {
         self.remove_all();
     }
 
-    fn remove_all(&mut self) {
-        let deadline = Instant::now() + Duration::from_secs(2);
-        for directory in self.directories.drain(..) {
-            while fs::remove_dir(&directory.path).is_err_and(|error| error.raw_os_error() == Some(16)) {
-                if Instant::now() >= deadline {
-                    break;
-                }
-                std::thread::sleep(Duration::from_micros(200));
-            }
+    /// The same, while something else ends.
+    pub(crate) fn remove_beside(mut self, end: impl FnOnce()) {
+        self.keep_counts();
+        self.try_remove();
+        end();
+        self.remove_all();
+    }
+
+    fn keep_counts(&self) {
+        if Arc::strong_count(&self.last) > 1 {
+            let _ = self.last.set(events::counts(&self.directories));
         }
+    }
+
+    fn remove_all(&mut self) {
+        self.keep_counts();
+        let start = Instant::now();
+        while !self.try_remove() && start.elapsed() < Duration::from_secs(2) {
+            let mut nap = Duration::from_micros(200);
+            if start.elapsed() > Duration::from_millis(20) {
+                // It is not the kernel: something is there still.
+                self.directories.iter().for_each(|directory| sweep::empty(&directory.path));
+                nap = Duration::from_millis(2);
+            }
+            std::thread::sleep(nap);
+        }
+    }
+
+    /// Removes what can be removed now. True: that was all.
+    fn try_remove(&mut self) -> bool {
+        self.directories.retain(|directory| {
+            fs::remove_dir(&directory.path).is_err_and(|error| error.kind() == io::ErrorKind::ResourceBusy)
+        });
+        self.directories.is_empty()
     }
 }
 
 impl Drop for Cgroup {
     fn drop(&mut self) {
         self.remove_all();
+        // What could not be removed is looked for again when this process has ended.
+        self.directories.clear();
     }
+}
+
+/// Those of programs without a handle.
+static LEFT: Mutex<Vec<Cgroup>> = Mutex::new(vec![]);
+
+/// Its program runs on without a handle: it is removed when that has ended, at the next occasion.
+pub(crate) fn leave(cgroup: Cgroup) {
+    LEFT.lock().unwrap_or_else(PoisonError::into_inner).push(cgroup);
+}
+
+fn remove_left() {
+    LEFT.lock().unwrap_or_else(PoisonError::into_inner).retain_mut(|cgroup| !cgroup.try_remove());
 }
 
 /// A size of pages, as the names of files have it: `64KB`, `2MB`, `1GB`.
@@ -627,105 +373,48 @@ fn page_size(bytes: u64) -> String {
     }
 }
 
-/// A number in a file of its own.
-fn number(path: &Path) -> Option<u64> {
-    fs::read_to_string(path).ok()?.trim().parse().ok()
+/// What a cgroup's handle still has.
+pub(crate) fn with<T>(
+    cgroup: &Mutex<Option<Cgroup>>,
+    what: &'static str,
+    body: impl FnOnce(&Cgroup) -> Result<T, Error>,
+) -> Result<T, Error> {
+    match &*cgroup.lock().unwrap_or_else(PoisonError::into_inner) {
+        Some(cgroup) => body(cgroup),
+        None => Err(Error::invalid(what, "it was made without a cgroup, or it has ended")),
+    }
 }
 
-/// A number behind its name, in a file of such lines.
-fn entry(path: &Path, name: &str) -> Option<u64> {
-    let text = fs::read_to_string(path).ok()?;
+/// The text of a file, mostly by one read: this is on the way of each launch.
+fn text(file: &File) -> Option<String> {
+    let (mut bytes, mut block) = (vec![], [0; 1024]);
+    loop {
+        let len = file.read_at(&mut block, bytes.len() as u64).ok()?;
+        bytes.extend_from_slice(block.get(..len)?);
+        if len < block.len() {
+            return Some(String::from_utf8_lossy(&bytes).into_owned());
+        }
+    }
+}
+
+fn text_of(path: &Path) -> Option<String> {
+    text(&File::open(path).ok()?)
+}
+
+/// A number that is all of a text.
+fn number(text: &str) -> Option<u64> {
+    text.trim().parse().ok()
+}
+
+/// A number behind its name, in a text of such lines.
+fn entry(text: &str, name: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?;
     line.trim().parse().ok()
-}
-
-/// Removes the cgroups that processes which are no more have left, in the caller's own places, and returns how many: what
-/// is in them is ended. Those of live processes, and those of other PID namespaces, are not touched. Two programs may do
-/// it at once.
-///
-/// A host process that is killed leaves its cgroups behind, empty.
-pub fn sweep() -> usize {
-    let mut removed = 0;
-    for hierarchy in hierarchies() {
-        let above = hierarchy.own.parent().filter(|_| hierarchy.own != hierarchy.mount).map(Path::to_owned);
-        for parent in [Some(hierarchy.own.clone()), above].into_iter().flatten() {
-            removed += sweep_below(&parent);
-        }
-    }
-    removed
-}
-
-fn sweep_below(parent: &Path) -> usize {
-    let Ok(entries) = fs::read_dir(parent) else { return 0 };
-    let mut removed = 0;
-    for entry in entries.flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        if !is_orphan(&name) {
-            continue;
-        }
-        let _ = fs::write(entry.path().join("cgroup.kill"), "1");
-        if fs::remove_dir(entry.path()).is_ok() {
-            removed += 1;
-        }
-    }
-    removed
-}
-
-/// Whether a directory's name is one of ours, of an owner that is no more, in this PID namespace.
-fn is_orphan(name: &str) -> bool {
-    let mut parts = name.strip_prefix("stockade-").unwrap_or_default().split('-');
-    let (Some(namespace), Some(pid)) = (parts.next(), parts.next().and_then(|pid| pid.parse::<u32>().ok())) else {
-        return false;
-    };
-    let Some(own) = owner_prefix(std::process::id()) else { return false };
-    own.starts_with(&format!("stockade-{namespace}-"))
-        && owner_prefix(pid).is_none_or(|prefix| !name.starts_with(&prefix))
-}
-
-/// Moves this process into a new leaf below its own cgroup (version 2), so that its own can give controllers to the
-/// sandboxes' cgroups beside that leaf. **This changes the host process**; call it once, early, where the cgroup is this
-/// program's alone, as with systemd's `Delegate=yes`.
-///
-/// # Errors
-///
-/// [`Error::Cgroup`] with the kernel's answer: EACCES if the cgroup is not delegated to this user.
-/// [`Error::Unsupported`] where there is no version 2.
-pub fn delegate_self() -> Result<(), Error> {
-    let hierarchies = hierarchies();
-    let Some(hierarchy) = hierarchies.iter().find(|hierarchy| hierarchy.is_v2()) else {
-        return Err(Error::Unsupported {
-            layer: Layer::Memory,
-            reason: "there is no cgroup hierarchy of version 2 here".into(),
-            remedy: "version 1 needs no such thing".into(),
-        });
-    };
-    let leaf = hierarchy.own.join("stockade-host");
-    match fs::create_dir(&leaf) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(failed(&leaf)(error)),
-        _ => {}
-    }
-    let procs = leaf.join("cgroup.procs");
-    fs::write(&procs, "0").map_err(failed(&procs))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn an_owner_that_lives_is_no_orphan() {
-        let own = name();
-        assert!(own.starts_with("stockade-") && !is_orphan(&own), "{own}");
-        // Of the same number, but another start: a process that is no more.
-        let mut parts: Vec<&str> = own.split('-').collect();
-        parts[3] = "1";
-        assert!(is_orphan(&parts.join("-")));
-        parts[1] = "4";
-        assert!(!is_orphan(&parts.join("-")), "another PID namespace's");
-        for other in ["", "stockade-", "stockade-x", "user.slice", "stockade-host"] {
-            assert!(!is_orphan(other), "{other}");
-        }
-    }
 
     #[test]
     fn sizes_of_pages() {
@@ -735,21 +424,100 @@ mod tests {
         );
     }
 
+    /// A process in a cgroup, that waits for a line before it does anything.
+    fn enter(cgroup: &Cgroup, script: &str) -> std::process::Child {
+        let mut command = std::process::Command::new("sh");
+        let child = command.args(["-c", &format!("read line; {script}")]).stdin(std::process::Stdio::piped());
+        let child = child.stderr(std::process::Stdio::null()).spawn().unwrap();
+        for directory in &cgroup.directories {
+            let file = if directory.v2 { "cgroup.procs" } else { "tasks" };
+            fs::write(directory.path.join(file), child.id().to_string()).unwrap();
+        }
+        child
+    }
+
+    fn end(mut child: std::process::Child) -> std::process::ExitStatus {
+        io::Write::write_all(&mut child.stdin.take().unwrap(), b"go\n").unwrap();
+        child.wait().unwrap()
+    }
+
     #[test]
-    fn limits_that_make_no_sense() {
-        let check = |limits: Limits| limits.check().is_err();
-        assert!(check(Limits { memory: Some(0), ..Limits::default() }));
-        assert!(check(Limits { swap: Some(1), ..Limits::default() }));
-        for cores in [0.0, -1.0, f64::NAN, f64::INFINITY, 0.001] {
-            assert!(check(Limits { cpu: Some(cores), ..Limits::default() }), "{cores}");
+    fn cgroups_in_a_cgroup() {
+        let missing = &mut vec![];
+        let all = |_| true;
+        // Version 1 lets nobody into a set of no CPUs.
+        let cpuset = Some("0".into());
+        let container = Limits { pids: Some(20), cpuset, freezer: true, accounts: true, ..Limits::default() };
+        let Ok(Some(container)) = container.compile(all, missing) else {
+            println!("skipped: no cgroup can be made here");
+            return;
+        };
+        let container = Cgroup::make(&container).unwrap();
+        // Each has limits of its own, within those of the container, and accounts of its own.
+        let one = container.child().unwrap();
+        one.change(&Limits { pids: Some(2), ..Limits::default() }).unwrap();
+        let other = container.child().unwrap();
+        let forks = "a=$(echo 1); for i in 1 2 3 4 5; do sleep 0.2 & done; wait; exit 0";
+        let [mut in_one, in_other] = [enter(&one, forks), enter(&other, forks)];
+        assert!(end(in_other).success());
+        let spent = other.accounts(true);
+        assert!(spent.cpu.is_some_and(|cpu| cpu > Duration::ZERO), "{spent:?}");
+        assert_eq!(spent.pids_refused.unwrap_or(0), 0, "{spent:?}");
+        assert!(spent.pids_peak.is_none_or(|peak| peak >= 6), "{spent:?}");
+        io::Write::write_all(&mut in_one.stdin.take().unwrap(), b"go\n").unwrap();
+        let _ = in_one.wait();
+        let accounts = one.accounts(true);
+        assert!(accounts.pids_refused.is_some_and(|refused| refused > 0), "{accounts:?}");
+        if let Some(peak) = accounts.memory_peak {
+            assert!(peak > 0 && peak < 64 << 20, "{accounts:?}");
         }
-        for list in ["", "a", "0 1", "0\n"] {
-            assert!(check(Limits { cpuset: Some(list.into()), ..Limits::default() }), "{list}");
+        // A third one does not see what those have used.
+        let third = container.child().unwrap();
+        let fresh = third.accounts(true);
+        assert!(fresh.cpu < spent.cpu && fresh.pids_peak.unwrap_or(0) == 0, "{fresh:?}");
+
+        // One is ended, the others go on; frozen, all stand still.
+        let [mut ended, goes_on] = [enter(&third, "sleep 1000"), enter(&other, "exit 7")];
+        container.freezer().unwrap().set(true).unwrap();
+        container.freezer().unwrap().set(false).unwrap();
+        for directory in third.directories.iter().filter(|directory| directory.v2) {
+            fs::write(directory.path.join("cgroup.kill"), "1").unwrap();
         }
-        assert!(check(Limits { cpu_weight: Some(0), ..Limits::default() }));
-        assert!(check(Limits { cpu_burst: Some(Duration::from_millis(1)), ..Limits::default() }));
-        assert!(check(Limits { cpu: Some(0.5), cpu_burst: Some(Duration::from_millis(51)), ..Limits::default() }));
-        assert!(check(Limits { hugetlb: vec![(3000, 0)], ..Limits::default() }));
-        assert!(!check(Limits { memory: Some(1), cpu: Some(0.5), cpuset: Some("0-1".into()), ..Limits::default() }));
+        ended.kill().unwrap();
+        assert!(!ended.wait().unwrap().success());
+        assert_eq!(end(goes_on).code(), Some(7));
+
+        // What a child has not been given a place for is an error, and leaves nothing.
+        let weight = Limits { cpu_weight: Some(50), ..Limits::default() };
+        assert!(matches!(container.child_for(None, &weight), Err(Error::Invalid { .. })));
+        let paths: Vec<_> = container.directories.iter().map(|directory| directory.path.clone()).collect();
+        drop((one, other));
+        assert!(paths.iter().all(|path| path.exists()));
+        // The last one is removed with its parent, and may be dropped after it.
+        drop(container);
+        assert!(paths.iter().all(|path| !path.exists()), "{paths:?}");
+        drop(third);
+    }
+
+    #[test]
+    fn a_lack_of_memory_in_one_of_them() {
+        let limits = Limits { memory: Some(64 << 20), accounts: true, ..Limits::default() };
+        let Ok(Some(container)) = limits.compile(|_| false, &mut vec![]) else {
+            println!("skipped: memory cannot be limited here");
+            return;
+        };
+        let container = Cgroup::make(&container).unwrap();
+        let small = Limits { memory: Some(16 << 20), ..Limits::default() };
+        let [one, other] = [container.child().unwrap(), container.child().unwrap()];
+        one.change(&small).unwrap();
+        let eat = "head -c 30000000 /dev/zero | tail >/dev/null; sleep 0.1";
+        let [eater, bystander] = [enter(&one, eat), enter(&other, eat)];
+        let _ = end(eater);
+        assert!(end(bystander).success());
+        let (one, other) = (one.accounts(true), other.accounts(true));
+        assert!(one.oom_kills.is_some_and(|kills| kills > 0), "{one:?}");
+        assert!(one.memory_peak.is_none_or(|peak| peak <= 16 << 20), "{one:?}");
+        assert_eq!(other.oom_kills, Some(0), "{other:?}");
+        assert!(other.memory_peak.is_none_or(|peak| peak > 20 << 20), "{other:?}");
     }
 }

@@ -1,24 +1,32 @@
 //! The handle of a running program.
 
+#[cfg(feature = "tokio")]
+mod asynchronous;
+
 use std::fs::File;
 use std::io::{self, PipeReader, PipeWriter, Read as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt as _;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::process::pidfd_send_signal;
 
-use crate::cgroup::{Accounts, Cgroup, LiveLimits};
+use crate::cgroup::{self, Accounts, Cgroup, Events, LiveLimits};
+use crate::container::{self, Container, WeakOwner};
 use crate::error::Error;
-use crate::launch::{self, Packet, Running, wait_for};
-use crate::outcome::{Evidence, Outcome, Signal, Usage, judge};
-use crate::plan::{Exit, decode, message, reason};
+use crate::launch::{self, Live, Packet, Running, wait_for};
+use crate::notify::Notifications;
+use crate::outcome::{Evidence, Outcome, Signal, SyscallDenied, Usage, judge};
+use crate::plan::{Args, Exit, RECORDED_CALLS, decode, message, reason};
+use crate::pool;
 use crate::prepare::Prepared;
 use crate::rlimit::Resource;
+use crate::seccomp;
 use crate::support::{Layer, Report};
 
 /// The host's ends of the program's streams.
@@ -28,13 +36,24 @@ pub(crate) struct Pipes {
     pub(crate) stdout: Option<PipeReader>,
     pub(crate) stderr: Option<PipeReader>,
     pub(crate) pty: Option<OwnedFd>,
+    /// How many bytes may come through stdout and stderr together.
+    pub(crate) limit: Option<u64>,
+    /// The calls that are the host's to answer.
+    pub(crate) notifications: Option<Notifications>,
 }
 
 /// What a program wrote, and how it ended.
+///
+/// ```
+/// # use stockade::Sandbox;
+/// let output = Sandbox::new().command("sh").args(["-c", "echo half; exit 1"]).output()?;
+/// assert_eq!((output.outcome.code(), output.stdout), (Some(1), b"half\n".to_vec()));
+/// # Ok::<(), stockade::Error>(())
+/// ```
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Output {
-    /// How it ended.
+    /// How it ended, and what it cost.
     pub outcome: Outcome,
     /// What it wrote to stdout, as far as that was piped.
     pub stdout: Vec<u8>,
@@ -49,6 +68,14 @@ pub struct Output {
 ///
 /// Its status comes from the sandbox's own agent. A host program that reaps all its children by itself (`waitpid(-1)`),
 /// or ignores SIGCHLD, loses nothing by that.
+///
+/// ```
+/// # use stockade::Sandbox;
+/// let child = Sandbox::new().pid_ns().command("sleep").arg("60").spawn()?;
+/// assert_eq!(child.try_wait()?.map(|outcome| outcome.verdict), None);
+/// drop(child); // ends it
+/// # Ok::<(), stockade::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct Child {
     running: Running,
@@ -59,6 +86,48 @@ pub struct Child {
     end: Mutex<Option<End>>,
     output_exceeded: AtomicBool,
     detached: bool,
+    /// Its environment was made for it, and ends with it.
+    alone: bool,
+    container: Arc<container::Inner>,
+    owner: Option<WeakOwner>,
+    /// Whose it was made by, and who tears it down.
+    pool: Option<(Arc<pool::Shared>, Mutex<Option<OwnedFd>>)>,
+    /// Where the agent counts what is refused.
+    record: Option<File>,
+}
+
+/// Where a program runs.
+pub(crate) enum Home {
+    /// In an environment that was made for it.
+    Own,
+    /// In one that it may share with others.
+    Container(Container),
+    /// In one that a pool has made, and tears down; with the network namespace that it gave it.
+    Pool(Arc<pool::Shared>, Option<OwnedFd>),
+}
+
+/// A system call that was refused, and how often.
+///
+/// ```
+/// # use stockade::{Sandbox, Stdio};
+/// # use stockade::seccomp::{Action, Filter};
+/// let filter = Filter::deny_list().deny("chdir", Action::Errno(1));
+/// let sandbox = Sandbox::new().seccomp(filter).record_denials();
+/// let child = sandbox.command("sh").args(["-c", "cd /usr; cd /tmp"]).stderr(Stdio::null()).spawn()?;
+/// child.wait()?;
+/// let denial = child.denials().unwrap()[0];
+/// assert_eq!((denial.syscall, denial.count), ("chdir", 2));
+/// # Ok::<(), stockade::Error>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Denial {
+    /// The kernel's name for it; `unknown` where the number has none.
+    pub syscall: &'static str,
+    /// Its number. All from 1023 on are counted as that.
+    pub nr: u32,
+    /// How often.
+    pub count: u64,
 }
 
 /// How it ended, as far as is known.
@@ -77,12 +146,56 @@ impl End {
     }
 }
 
+/// What there is to end when a program has ended. If it is dropped instead, the environment ends with the handle.
+#[derive(Debug)]
+enum Remains {
+    /// An environment that was made for it alone, if it was, and its cgroup.
+    Own {
+        live: Option<Arc<Live>>,
+        cgroup: Option<Cgroup>,
+    },
+    Pool(Arc<pool::Shared>, pool::Ended),
+}
+
+impl Remains {
+    fn end(self) {
+        match self {
+            Self::Own { live, cgroup } => {
+                let end = || live.iter().for_each(|live| live.agent.end());
+                match cgroup {
+                    // The agent, which was never in it, needs as long for its own end.
+                    Some(cgroup) => cgroup.remove_beside(end),
+                    None => end(),
+                }
+            }
+            Self::Pool(pool, ended) => pool.leave(ended),
+        }
+    }
+}
+
+/// How long the agent may take to end a program.
+const END: Duration = Duration::from_secs(10);
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Child {
-    pub(crate) fn new(mut running: Running, prepared: Prepared, mut pipes: Pipes, cgroup: Option<Cgroup>) -> Self {
+    pub(crate) fn new(
+        mut running: Running,
+        mut pipes: Pipes,
+        cgroup: Option<Cgroup>,
+        record: Option<File>,
+        home: Home,
+    ) -> Self {
+        let live = Arc::clone(&running.live);
+        let prepared = live.prepared.clone();
+        let own = || Arc::new(container::Inner::new(live, None));
+        let (alone, container, owner, pool) = match home {
+            Home::Own => (true, own(), None, None),
+            Home::Container(shared) => (false, Arc::clone(shared.inner()), shared.weak_owner(), None),
+            Home::Pool(pool, network) => (true, own(), None, Some((pool, Mutex::new(network)))),
+        };
         pipes.pty = pipes.pty.or_else(|| running.terminal.take());
         let last = running.last.take();
         let child = Self {
@@ -93,27 +206,47 @@ impl Child {
             end: Mutex::new(None),
             output_exceeded: AtomicBool::new(false),
             detached: false,
+            alone,
+            container,
+            owner,
+            pool,
+            record,
         };
         if let Some(packet) = last {
             *lock(&child.end) = Some(child.conclude(&packet));
-            child.running.agent.end();
+            child.remains().end();
         }
         child
     }
 
-    /// The program's number as the host sees it; 0 if the host cannot see it, as in a PID namespace that was joined.
+    /// The program's number as the host sees it; 0 if the host cannot see it, as in a PID namespace that was joined, or if
+    /// it had ended already when it was started.
+    ///
+    /// ```
+    /// # use stockade::Sandbox;
+    /// let child = Sandbox::new().pid_ns().command("sleep").arg("60").spawn()?;
+    /// assert!(std::path::Path::new(&format!("/proc/{}", child.id())).exists());
+    /// # Ok::<(), stockade::Error>(())
+    /// ```
     pub fn id(&self) -> u32 {
         self.running.pid
     }
 
     /// Waits until the program has ended, and all that came of it. Any number of threads may wait, and again later.
     ///
+    /// ```
+    /// # use stockade::Sandbox;
+    /// let child = Sandbox::new().command("sh").args(["-c", "exit 3"]).spawn()?;
+    /// assert_eq!(child.wait()?.code(), Some(3));
+    /// assert_eq!(child.wait()?.code(), Some(3)); // as often as one likes
+    /// # Ok::<(), stockade::Error>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// [`Error::AgentLost`] if somebody outside killed the agent.
     pub fn wait(&self) -> Result<Outcome, Error> {
-        // A program that waits for the end of its input would wait for ever.
-        drop(lock(&self.pipes).stdin.take());
+        self.let_go();
         loop {
             if let Some(outcome) = self.wait_until(None)? {
                 return Ok(outcome);
@@ -123,6 +256,13 @@ impl Child {
 
     /// How the program ended, if it has. When the pidfd ([`AsFd`]) is readable, this may wait for the little that the
     /// tear-down takes, so that an event loop gets its answer.
+    ///
+    /// ```
+    /// # use stockade::Sandbox;
+    /// let child = Sandbox::new().pid_ns().command("sleep").arg("60").spawn()?;
+    /// assert!(child.try_wait()?.is_none());
+    /// # Ok::<(), stockade::Error>(())
+    /// ```
     ///
     /// # Errors
     ///
@@ -134,6 +274,14 @@ impl Child {
     }
 
     /// Waits until the program has ended, for at most so long; `None` if it still runs then.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use stockade::Sandbox;
+    /// let child = Sandbox::new().pid_ns().command("sleep").arg("60").spawn()?;
+    /// assert!(child.wait_timeout(Duration::from_millis(10))?.is_none());
+    /// # Ok::<(), stockade::Error>(())
+    /// ```
     ///
     /// # Errors
     ///
@@ -147,20 +295,30 @@ impl Child {
             if let Some(end) = &*lock(&self.end) {
                 return end.result().map(Some);
             }
-            let fds = [self.running.control.as_fd(), self.running.agent.pidfd.as_fd()];
+            let fds = [self.running.socket.as_fd(), self.running.live.agent.pidfd.as_fd()];
             let Some([_, agent_ended]) = wait_for(fds, deadline)? else { return Ok(None) };
             self.collect(agent_ended)?;
         }
     }
 
-    /// Takes the agent's last word, if another thread has not.
+    /// Takes the agent's last word, if another thread has not, and ends what is left.
     fn collect(&self, agent_ended: bool) -> Result<(), Error> {
+        if let Some(remains) = self.take_last_word(agent_ended)? {
+            remains.end();
+        }
+        Ok(())
+    }
+
+    /// Whoever takes the last word has to see to what is left.
+    fn take_last_word(&self, agent_ended: bool) -> Result<Option<Remains>, Error> {
         let mut end = lock(&self.end);
         if end.is_some() {
-            return Ok(());
+            return Ok(None);
         }
-        *end = match launch::receive(&self.running.control)? {
+        *end = match launch::receive(&self.running.socket)? {
             Some(packet) if packet.number == message::EXITED => Some(self.conclude(&packet)),
+            // It was killed on its way, when its door had closed already.
+            Some(packet) if packet.number == message::FAILED => Some(End::Lost),
             Some(packet) if packet.number != message::EOF => None,
             Some(_) => Some(End::Lost),
             None if agent_ended => Some(End::Lost),
@@ -168,23 +326,28 @@ impl Child {
         };
         let (ended, lost) = (end.is_some(), matches!(*end, Some(End::Lost)));
         drop(end);
-        if ended {
-            self.end_agent(lost);
-        }
-        Ok(())
-    }
-
-    /// Without its agent the program would go on where there is no PID namespace.
-    fn end_agent(&self, lost: bool) {
         if lost {
+            // Without its agent the program would go on where there is no PID namespace.
             let _ = pidfd_send_signal(&self.running.program, rustix::process::Signal::KILL);
         }
-        self.running.agent.end();
+        Ok(ended.then(|| self.remains()))
+    }
+
+    fn remains(&self) -> Remains {
+        let cgroup = lock(&self.cgroup).take();
+        let live = || Arc::clone(&self.running.live);
+        match &self.pool {
+            Some((pool, network)) => {
+                let ended = pool::Ended { live: live(), cgroup, network: lock(network).take() };
+                Remains::Pool(Arc::clone(pool), ended)
+            }
+            None => Remains::Own { live: self.alone.then(live), cgroup },
+        }
     }
 
     fn conclude(&self, packet: &Packet) -> End {
         let Ok(exit) = decode::<Exit>(&packet.body) else { return End::Lost };
-        let accounts = lock(&self.cgroup).take().map(|cgroup| cgroup.accounts()).unwrap_or_default();
+        let accounts = lock(&self.cgroup).as_ref().map(|cgroup| cgroup.accounts(false)).unwrap_or_default();
         let mut usage = Usage {
             wall: Duration::from_nanos(exit.wall_ns),
             cpu_user: Duration::from_micros(exit.user_us),
@@ -195,7 +358,6 @@ impl Child {
             ..Usage::default()
         };
         usage.take_accounts(&accounts);
-        usage.memory_current = None;
         let limit = |wanted| {
             let set = self.prepared.inner.rlimits.iter().find(|(resource, _)| *resource == wanted);
             set.map(|(_, value)| *value).filter(|value| *value != u64::MAX)
@@ -213,6 +375,10 @@ impl Child {
             cpu_limit: limit(Resource::Cpu).map(Duration::from_secs),
             cpu: usage.cpu(),
             file_size_limited: limit(Resource::FileSize).is_some(),
+            denied: (exit.reason == reason::SYSCALL).then(|| {
+                let Args { a, b, c, d, e, f } = exit.args;
+                SyscallDenied { syscall: seccomp::name(exit.syscall), nr: exit.syscall, args: [a, b, c, d, e, f] }
+            }),
         };
         End::Known(Box::new(Outcome { status: ExitStatus::from_raw(exit.status), verdict: judge(&evidence), usage }))
     }
@@ -220,28 +386,33 @@ impl Child {
     /// Waits, and meanwhile collects what the program writes to its pipes. Both are read at once. If there is an
     /// [`output_limit`](crate::Sandbox::output_limit), no more than that is kept, and one byte more ends the program.
     ///
+    /// ```
+    /// # use stockade::{Sandbox, Stdio};
+    /// let child = Sandbox::new().command("echo").arg("hello").stdout(Stdio::piped()).spawn()?;
+    /// assert_eq!(child.wait_with_output()?.stdout, b"hello\n");
+    /// # Ok::<(), stockade::Error>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// As for [`wait`](Child::wait); [`Error::Host`] if reading fails.
     pub fn wait_with_output(self) -> Result<Output, Error> {
-        drop(lock(&self.pipes).stdin.take());
+        self.let_go();
         let (stdout, stderr) = {
             let mut pipes = lock(&self.pipes);
             (pipes.stdout.take(), pipes.stderr.take())
         };
-        let limit = self.prepared.inner.output_limit.unwrap_or(u64::MAX);
+        let limit = lock(&self.pipes).limit.unwrap_or(u64::MAX);
         let mut drains = [Drain::new(stdout)?, Drain::new(stderr)?];
         let mut left = limit;
         while drains.iter().any(|drain| drain.pipe.is_some()) {
-            let agent = self.running.agent.pidfd.as_fd();
+            let agent = self.running.live.agent.pidfd.as_fd();
             let [first, second] = drains.each_ref().map(|drain| drain.pipe.as_ref().map_or(agent, AsFd::as_fd));
             let ready = wait_for([first, second, agent], None)?;
             for drain in &mut drains {
                 left = drain.read(left, limit)?;
             }
-            if drains.iter().any(|drain| drain.exceeded) {
-                self.output_exceeded.store(true, Ordering::Relaxed);
-                self.tell_to_end()?;
+            if self.is_over_limit(&drains)? {
                 break;
             }
             // All is over; whoever holds a writing end still is nobody of the sandbox's.
@@ -254,27 +425,107 @@ impl Child {
         Ok(Output { outcome, stdout, stderr })
     }
 
+    /// Whether it has written more than it may. Then it is told to end.
+    fn is_over_limit(&self, drains: &[Drain]) -> Result<bool, Error> {
+        let over = drains.iter().any(|drain| drain.exceeded);
+        if over {
+            self.output_exceeded.store(true, Ordering::Relaxed);
+            self.tell_to_end()?;
+        }
+        Ok(over)
+    }
+
     /// The writing end of the program's stdin, if it is piped; once. [`wait`](Child::wait) closes it if it is still here.
+    ///
+    /// ```
+    /// # use stockade::{Sandbox, Stdio};
+    /// let child = Sandbox::new().command("cat").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+    /// let mut input = child.take_stdin().unwrap();
+    /// std::io::Write::write_all(&mut input, b"hello").unwrap();
+    /// drop(input); // the end of its input
+    /// assert_eq!(child.wait_with_output()?.stdout, b"hello");
+    /// # Ok::<(), stockade::Error>(())
+    /// ```
     pub fn take_stdin(&self) -> Option<PipeWriter> {
         lock(&self.pipes).stdin.take()
     }
 
     /// The reading end of the program's stdout, if it is piped; once.
+    ///
+    /// ```
+    /// # use stockade::{Sandbox, Stdio};
+    /// let child = Sandbox::new().command("echo").arg("hello").stdout(Stdio::piped()).spawn()?;
+    /// let text = std::io::read_to_string(child.take_stdout().unwrap()).unwrap();
+    /// assert_eq!(text, "hello\n");
+    /// assert!(child.take_stdout().is_none());
+    /// # Ok::<(), stockade::Error>(())
+    /// ```
     pub fn take_stdout(&self) -> Option<PipeReader> {
         lock(&self.pipes).stdout.take()
     }
 
     /// The reading end of the program's stderr, if it is piped; once.
+    ///
+    /// ```
+    /// # use stockade::{Sandbox, Stdio};
+    /// let child = Sandbox::new().command("sh").args(["-c", "echo oh >&2"]).stderr(Stdio::piped()).spawn()?;
+    /// assert_eq!(std::io::read_to_string(child.take_stderr().unwrap()).unwrap(), "oh\n");
+    /// # Ok::<(), stockade::Error>(())
+    /// ```
     pub fn take_stderr(&self) -> Option<PipeReader> {
         lock(&self.pipes).stderr.take()
     }
 
     /// The master of the program's terminal, if it has [`Stdio::pty`](crate::Stdio::pty); once.
+    ///
+    /// ```
+    /// # use stockade::{Sandbox, Stdio};
+    /// let child = Sandbox::new().pid_ns().command("echo").arg("hello").stdout(Stdio::pty()).spawn()?;
+    /// let mut text = [0; 7];
+    /// std::io::Read::read_exact(&mut child.take_pty().unwrap(), &mut text).unwrap();
+    /// assert_eq!(&text, b"hello\r\n");
+    /// # Ok::<(), stockade::Error>(())
+    /// ```
     pub fn take_pty(&self) -> Option<File> {
         lock(&self.pipes).pty.take().map(File::from)
     }
 
-    /// Sends a signal to the main program (`pidfd_send_signal(2)`), not to what came of it.
+    /// The calls that its filter leaves to the host ([`Action::Notify`](seccomp::Action::Notify)); once. None if there can be
+    /// none. Until it is taken they wait; if it is still here when [`wait`](Child::wait) is called, or one of its kind, they
+    /// fail with ENOSYS from then on, as they do when it is dropped.
+    ///
+    /// ```
+    /// # use stockade::Sandbox;
+    /// # use stockade::seccomp::{Action, Filter};
+    /// let sandbox = Sandbox::new().pid_ns().seccomp(Filter::deny_list().deny("chdir", Action::Notify));
+    /// let child = sandbox.command("sh").args(["-c", "cd /no/such/directory"]).spawn()?;
+    /// let mut calls = child.take_notifications().unwrap();
+    /// calls.next().unwrap().succeed(0)?; // as if it had been there
+    /// assert!(child.wait()?.success());
+    /// # Ok::<(), stockade::Error>(())
+    /// ```
+    pub fn take_notifications(&self) -> Option<Notifications> {
+        lock(&self.pipes).notifications.take()
+    }
+
+    /// What nobody has taken: a program that waits for the end of its input, or for an answer, would wait for ever.
+    fn let_go(&self) {
+        let mut pipes = lock(&self.pipes);
+        let left = (pipes.stdin.take(), pipes.notifications.take());
+        drop(pipes);
+        drop(left);
+    }
+
+    /// Sends a signal to the main program (`pidfd_send_signal(2)`), not to what came of it. It does not change the verdict: a program
+    /// that dies of it is [`Verdict::Signaled`](crate::Verdict::Signaled), not killed.
+    ///
+    /// ```
+    /// # use stockade::{Sandbox, Signal, Verdict};
+    /// let child = Sandbox::new().pid_ns().command("sleep").arg("60").spawn()?;
+    /// child.signal(Signal::TERM).unwrap();
+    /// assert_eq!(child.wait()?.verdict, Verdict::Signaled(Signal::TERM));
+    /// # Ok::<(), stockade::Error>(())
+    /// ```
     ///
     /// # Errors
     ///
@@ -287,35 +538,62 @@ impl Child {
             // Its user may not be ours; and rustix knows no real-time signals. The agent may and does.
             None | Some(Err(rustix::io::Errno::PERM)) => {
                 let number = signal.number().to_ne_bytes();
-                launch::send(&self.running.control, message::SIGNAL, &number, &[]).map_err(io::Error::other)
+                launch::send(&self.running.socket, message::SIGNAL, &number, &[]).map_err(io::Error::other)
             }
             Some(Err(errno)) => Err(errno.into()),
         }
     }
 
     /// Ends the program and all that came of it. It does not wait for that; the verdict will be
-    /// [`Verdict::Killed`](crate::Verdict::Killed).
+    /// [`Verdict::Killed`](crate::Verdict::Killed). In a [`Container`] with other programs, what came of it is found by its
+    /// cgroup; without one, only the program and its process group are ended.
+    ///
+    /// ```
+    /// # use stockade::{Error, KilledBy, Layer, Sandbox, Verdict};
+    /// let child = Sandbox::new().pid_ns().command("sh").args(["-c", "sleep 60 & sleep 60"]).spawn()?;
+    /// child.kill()?;
+    /// assert_eq!(child.wait()?.verdict, Verdict::Killed(KilledBy::Host));
+    ///
+    /// let child = Sandbox::new().command("sleep").arg("60").spawn()?; // with neither a PID namespace nor a cgroup
+    /// assert!(matches!(child.kill(), Err(Error::Unsupported { layer: Layer::TreeKill, .. })));
+    /// # Ok::<(), stockade::Error>(())
+    /// ```
     ///
     /// # Errors
     ///
-    /// [`Error::Unsupported`] without a PID namespace, since a program that forks fast enough could escape, unless
+    /// [`Error::Unsupported`] without a PID namespace and without a cgroup that can be ended or frozen
+    /// ([`freezer`](crate::Sandbox::freezer)), since a program that forks fast enough could escape, unless
     /// [`best_effort`](crate::Sandbox::best_effort) accepts that by [`Layers::TREE_KILL`](crate::Layers::TREE_KILL).
     pub fn kill(&self) -> Result<(), Error> {
+        if !self.alone && lock(&self.cgroup).is_none() && !self.prepared.inner.tree_kill_named {
+            return Err(Error::Unsupported {
+                layer: Layer::TreeKill,
+                reason: "in a container, what came of one program is found by its cgroup, and this one has none".into(),
+                remedy: "add freezer() or a limit to the policy, or accept it by best_effort(Layers::TREE_KILL)".into(),
+            });
+        }
         if !self.prepared.inner.tree_kill_accepted {
             return Err(Error::Unsupported {
                 layer: Layer::TreeKill,
                 reason: "without a PID namespace the whole tree cannot be ended for sure".into(),
-                remedy: "add pid_ns(), or accept it by best_effort(Layers::TREE_KILL)".into(),
+                remedy: "add pid_ns() or freezer(), or accept it by best_effort(Layers::TREE_KILL)".into(),
             });
         }
         self.tell_to_end()
     }
 
     fn tell_to_end(&self) -> Result<(), Error> {
-        launch::send(&self.running.control, message::KILL, &[], &[])
+        launch::send(&self.running.socket, message::KILL, &[], &[])
     }
 
     /// What it has cost so far; at the end, what it cost in all. See [`Usage`] for the sources.
+    ///
+    /// ```
+    /// # use stockade::Sandbox;
+    /// let child = Sandbox::new().pid_ns().command("sleep").arg("60").spawn()?;
+    /// assert!(child.usage().unwrap().memory_current.is_some_and(|bytes| bytes > 0));
+    /// # Ok::<(), stockade::Error>(())
+    /// ```
     ///
     /// # Errors
     ///
@@ -327,7 +605,7 @@ impl Child {
         let wall = self.running.started.elapsed();
         let found = live_usage(self.running.pid, wall).map(|mut usage| {
             if let Some(cgroup) = &*lock(&self.cgroup) {
-                usage.take_accounts(&cgroup.accounts());
+                usage.take_accounts(&cgroup.accounts(true));
             }
             usage
         });
@@ -338,34 +616,169 @@ impl Child {
         found
     }
 
-    /// Changes the limits of its cgroup while it runs, by way of a closure, which is given those.
+    /// The limits of its cgroup, to be changed while it runs.
     ///
-    /// ```no_run
-    /// # let child = stockade::Sandbox::new().memory_limit(1 << 20).command("prog").spawn()?;
-    /// child.limits(|limits| limits.memory(64 << 20))?;
+    /// ```
+    /// # use stockade::Sandbox;
+    /// let sandbox = Sandbox::new().pids_limit(10);
+    /// # if let Err(stockade::Error::Unsupported { .. }) = sandbox.prepare() { return Ok(()) }
+    /// let child = sandbox.command("sleep").arg("60").spawn()?;
+    /// child.limits().pids(20)?;
+    /// # Ok::<(), stockade::Error>(())
+    /// ```
+    pub fn limits(&self) -> LiveLimits<'_> {
+        LiveLimits { cgroup: &self.cgroup }
+    }
+
+    /// The system calls that its filter has refused so far, if the policy has
+    /// [`record_denials`](crate::Sandbox::record_denials); the most frequent first. What Landlock refuses is not among them:
+    /// the kernel tells that to its audit log only.
+    ///
+    /// ```
+    /// # use stockade::{Sandbox, Stdio};
+    /// # use stockade::seccomp::{Action, Filter};
+    /// let filter = Filter::deny_list().deny("chdir", Action::Errno(1));
+    /// let sandbox = Sandbox::new().seccomp(filter).record_denials();
+    /// let child = sandbox.command("sh").args(["-c", "cd /usr"]).stderr(Stdio::null()).spawn()?;
+    /// child.wait()?;
+    /// assert_eq!(child.denials().unwrap()[0].syscall, "chdir");
     /// # Ok::<(), stockade::Error>(())
     /// ```
     ///
     /// # Errors
     ///
-    /// The closure's; see [`LiveLimits`].
-    pub fn limits<T>(&self, change: impl FnOnce(LiveLimits<'_>) -> Result<T, Error>) -> Result<T, Error> {
-        change(LiveLimits { cgroup: lock(&self.cgroup).as_ref() })
+    /// If the counts cannot be read.
+    pub fn denials(&self) -> io::Result<Vec<Denial>> {
+        let Some(record) = &self.record else { return Ok(vec![]) };
+        let mut counts = vec![0; RECORDED_CALLS * 8];
+        record.read_exact_at(&mut counts, 0)?;
+        let mut found: Vec<_> = (0..)
+            .zip(counts.as_chunks().0)
+            .map(|(nr, count)| Denial { syscall: seccomp::name(nr), nr, count: u64::from_ne_bytes(*count) })
+            .filter(|denial| denial.count > 0)
+            .collect();
+        found.sort_by_key(|denial| std::cmp::Reverse(denial.count));
+        Ok(found)
+    }
+
+    /// Stops all of it, and returns when it stands still (`cgroup.freeze`; `freezer.state` of version 1). Its clocks go on:
+    /// a frozen program comes to its [`wall_time_limit`](crate::Sandbox::wall_time_limit) and is ended, as it is by
+    /// [`kill`](Child::kill) and when this is dropped. On version 1, a signal that is sent to it by others takes effect when
+    /// it is thawed.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use stockade::Sandbox;
+    /// let sandbox = Sandbox::new().freezer();
+    /// # if let Err(stockade::Error::Unsupported { .. }) = sandbox.prepare() { return Ok(()) }
+    /// let child = sandbox.command("sleep").arg("0.01").spawn()?;
+    /// child.freeze()?;
+    /// assert!(child.wait_timeout(Duration::from_millis(50))?.is_none());
+    /// child.thaw()?;
+    /// assert!(child.wait()?.success());
+    /// # Ok::<(), stockade::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] if it was made without [`freezer`](crate::Sandbox::freezer) and has no cgroup of version 2 for
+    /// another reason, or has ended. [`Error::Cgroup`] if it does not stand still within five seconds, as where a task waits
+    /// for a device; it goes on then.
+    pub fn freeze(&self) -> Result<(), Error> {
+        cgroup::with(&self.cgroup, "freeze", Cgroup::freezer)?.set(true)
+    }
+
+    /// Lets it go on. What is not frozen goes on anyway.
+    ///
+    /// ```
+    /// # use stockade::Sandbox;
+    /// let sandbox = Sandbox::new().freezer();
+    /// # if let Err(stockade::Error::Unsupported { .. }) = sandbox.prepare() { return Ok(()) }
+    /// let child = sandbox.command("true").spawn()?;
+    /// let _ = child.freeze();
+    /// let _ = child.thaw(); // an error, if it has ended already
+    /// assert!(child.wait()?.success());
+    /// # Ok::<(), stockade::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As for [`freeze`](Child::freeze).
+    pub fn thaw(&self) -> Result<(), Error> {
+        cgroup::with(&self.cgroup, "thaw", Cgroup::freezer)?.set(false)
+    }
+
+    /// What happens to it by its limits of memory and tasks: see [`Events`]. Each call gives all there is, from the
+    /// beginning.
+    ///
+    /// ```
+    /// # use stockade::{EventKind, Sandbox, Stdio};
+    /// let sandbox = Sandbox::new().pids_limit(2);
+    /// # if let Err(stockade::Error::Unsupported { .. }) = sandbox.prepare() { return Ok(()) }
+    /// let forks = "sleep 0.2 & sleep 0.2 & sleep 0.2 & wait";
+    /// let child = sandbox.command("sh").args(["-c", forks]).stderr(Stdio::null()).spawn()?;
+    /// let events: Vec<_> = child.events()?.collect();
+    /// assert!(events.iter().all(|event| event.kind == EventKind::PidsMax));
+    /// # Ok::<(), stockade::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] if it was made without limits, or has ended. [`Error::Host`] where the host's user may watch no
+    /// more (`fs.inotify.max_user_instances`).
+    pub fn events(&self) -> Result<Events, Error> {
+        let agent = self.running.live.agent.pidfd.try_clone().map_err(Error::host("watch for events"))?;
+        cgroup::with(&self.cgroup, "events", |cgroup| cgroup.events(agent))
+    }
+
+    /// The container that it runs in. One that was made for it alone ends with it; of one that was
+    /// [started](crate::Sandbox::start) this is one more handle, unless its last one has been dropped: then it has ended.
+    ///
+    /// ```
+    /// # use stockade::{Rootfs, Sandbox, State};
+    /// let child = Sandbox::new().rootfs(Rootfs::system()).command("sleep").arg("60").spawn()?;
+    /// assert_eq!(child.container().state(), State::Running);
+    /// assert!(child.container().files()?.metadata("/usr/bin").is_ok());
+    /// # Ok::<(), stockade::Error>(())
+    /// ```
+    pub fn container(&self) -> Container {
+        Container::of(&self.container, self.owner.as_ref())
     }
 
     /// What is in force for it.
+    ///
+    /// ```
+    /// # use stockade::{Layers, Sandbox};
+    /// let child = Sandbox::new().pid_ns().command("true").spawn()?;
+    /// assert!(child.report().in_force().contains(Layers::PID_NS));
+    /// # Ok::<(), stockade::Error>(())
+    /// ```
     pub fn report(&self) -> &Report {
         self.prepared.report()
     }
 
     /// Lets it go: it runs on without a handle, and ends at its deadline, or when the host process ends.
     ///
+    /// ```
+    /// # use stockade::Sandbox;
+    /// let child = Sandbox::new().pid_ns().command("sleep").arg("0.1").spawn()?;
+    /// let process = format!("/proc/{}", child.id());
+    /// child.detach_until_host_exits()?;
+    /// assert!(std::path::Path::new(&process).exists()); // it goes on
+    /// # Ok::<(), stockade::Error>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// [`Error::Host`] if the agent cannot be told; the program is ended then.
     pub fn detach_until_host_exits(mut self) -> Result<(), Error> {
-        launch::send(&self.running.control, message::DETACH, &[], &[])?;
-        launch::leave(self.running.agent.pidfd.try_clone());
+        launch::send(&self.running.socket, message::DETACH, &[], &[])?;
+        if self.alone {
+            self.running.live.detach()?;
+        }
+        if let Some(cgroup) = lock(&self.cgroup).take() {
+            cgroup::leave(cgroup);
+        }
         self.detached = true;
         Ok(())
     }
@@ -383,8 +796,13 @@ impl Drop for Child {
         if self.detached || lock(&self.end).is_some() {
             return;
         }
-        let _ = rustix::net::shutdown(&self.running.control, rustix::net::Shutdown::Both);
-        self.running.agent.end();
+        let _ = rustix::net::shutdown(&self.running.socket, rustix::net::Shutdown::Write);
+        if self.alone {
+            self.running.live.end();
+        } else {
+            // What came of it is gone, and its cgroup can be removed, when the agent has said so.
+            let _ = self.wait_until(Some(Instant::now() + END));
+        }
         // Where the agent could not do it.
         let _ = pidfd_send_signal(&self.running.program, rustix::process::Signal::KILL);
     }
@@ -392,7 +810,7 @@ impl Drop for Child {
 
 impl Usage {
     /// What a cgroup knows counts for the whole tree, and so more than what a process's own accounts say.
-    fn take_accounts(&mut self, accounts: &Accounts) {
+    pub(crate) fn take_accounts(&mut self, accounts: &Accounts) {
         self.cpu_time = accounts.cpu;
         self.memory_current = accounts.memory_current.or(self.memory_current);
         self.memory_peak = accounts.memory_peak.or(self.memory_peak);
@@ -452,19 +870,19 @@ impl Drain {
 }
 
 /// From `/proc/PID/stat` and `statm` (proc(5)).
-fn live_usage(pid: u32, wall: Duration) -> io::Result<Usage> {
+pub(crate) fn live_usage(pid: u32, wall: Duration) -> io::Result<Usage> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
     let statm = std::fs::read_to_string(format!("/proc/{pid}/statm"))?;
     Ok(Usage { wall, ..parse_usage(&stat, &statm) })
 }
 
-fn parse_usage(stat: &str, statm: &str) -> Usage {
+pub(crate) fn parse_usage(stat: &str, statm: &str) -> Usage {
     // The name, in brackets, may hold anything; what follows the last one is numbers, from field 3 on.
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
     let ticks = |field: usize| fields.get(field - 3).and_then(|ticks| ticks.parse::<u64>().ok()).unwrap_or(0);
     let time = |own: usize, children: usize| {
         let per_second = rustix::param::clock_ticks_per_second().max(1);
-        Duration::from_nanos((ticks(own) + ticks(children)).saturating_mul(1_000_000_000 / per_second))
+        Duration::from_nanos(ticks(own).saturating_add(ticks(children)).saturating_mul(1_000_000_000 / per_second))
     };
     let resident = statm.split_whitespace().nth(1).and_then(|pages| pages.parse::<u64>().ok());
     Usage {

@@ -58,6 +58,8 @@ pub(crate) struct Compiled {
     pub(crate) uid: u32,
     pub(crate) gid: u32,
     pub(crate) groups: Vec<u32>,
+    /// All host ids are such as nobody has.
+    pub(crate) unused: bool,
 }
 
 impl Ids {
@@ -106,6 +108,7 @@ impl Ids {
             uid,
             gid,
             groups: self.groups.clone(),
+            unused: false,
         })
     }
 
@@ -154,41 +157,78 @@ impl Ids {
             _ => Some((if holds(&uid_map, 0) { 0 } else { uid }, if holds(&gid_map, 0) { 0 } else { gid })),
         };
         let flags = flags | flag::USER_NS | flag::SET_IDS;
-        Ok(Compiled { flags, uid_map, gid_map, writer, agent, uid, gid, groups: self.groups.clone() })
+        let unused = privileged && self.uid_map.is_empty() && !self.subordinate;
+        Ok(Compiled { flags, uid_map, gid_map, writer, agent, uid, gid, groups: self.groups.clone(), unused })
     }
 
     fn maps(&self, host: &Host, uid: u32, gid: u32, privileged: bool) -> Result<(Vec<Range>, Vec<Range>), Error> {
-        let single = |inner, outer| vec![Range { inner, outer, count: 1 }];
-        let given = |map: &[Range], other: Vec<Range>| if map.is_empty() { other } else { map.to_vec() };
-        let (users, groups) = if self.subordinate {
-            let behind = |map: Vec<Range>, own| {
-                let mut next = 0u32;
-                let mut all = if privileged { vec![] } else { vec![Range { inner: 0, outer: own, count: 1 }] };
-                next += u32::from(!privileged);
-                for Range { outer, count, .. } in map {
-                    all.push(Range { inner: next, outer, count });
-                    next = next.saturating_add(count);
-                }
-                all
-            };
-            let user = user_name(host.uid);
-            let sub = |file: &'static str, own| match subordinate_ids(file, &user, host.uid) {
-                map if map.is_empty() => Err(Error::Unsupported {
-                    layer: Layer::IdRanges,
-                    reason: format!("{file} gives {user} no ids"),
-                    remedy: format!("add a line '{user}:100000:65536' to {file}"),
-                }),
-                map => Ok(behind(map, own)),
-            };
-            (sub("/etc/subuid", host.uid)?, sub("/etc/subgid", host.gid)?)
-        } else if privileged {
-            let outer = unused_range()?;
-            let range = vec![Range { inner: 0, outer, count: DEFAULT_RANGE }];
-            (range.clone(), range)
-        } else {
-            (single(uid, host.uid), single(gid, host.gid))
+        let needed = self.groups.iter().fold(uid.max(gid), |most, id| most.max(*id)).saturating_add(1);
+        let somebodys = if privileged && !self.subordinate { somebodys(host) } else { vec![] };
+        let map = |given: &[Range], kind: &str, id: u32, own: u32| {
+            if !given.is_empty() {
+                Ok(given.to_vec())
+            } else if self.subordinate {
+                subordinate_map(&format!("/etc/sub{kind}"), host.uid, (!privileged).then_some(own))
+            } else if !privileged {
+                Ok(vec![Range { inner: id, outer: own, count: 1 }])
+            } else if host.initial {
+                let outer = unused_range(&[ALL], &somebodys).ok_or_else(support::no_unused_ids)?;
+                Ok(vec![Range { inner: 0, outer, count: DEFAULT_RANGE }])
+            } else {
+                let callers = callers_map(kind);
+                let found = range_of_callers(&callers, somebodys.clone(), needed);
+                Ok(vec![found.ok_or_else(|| support::no_ids_of_callers(kind, needed, &callers))?])
+            }
         };
-        Ok((given(&self.uid_map, users), given(&self.gid_map, groups)))
+        Ok((map(&self.uid_map, "uid", uid, host.uid)?, map(&self.gid_map, "gid", gid, host.gid)?))
+    }
+}
+
+fn subordinate_map(file: &str, uid: u32, own: Option<u32>) -> Result<Vec<Range>, Error> {
+    let user = user_name(uid);
+    match subordinate_ids(records(file), &user, uid) {
+        map if map.is_empty() => Err(Error::Unsupported {
+            layer: Layer::IdRanges,
+            reason: format!("{file} gives {user} no ids"),
+            remedy: format!("add a line '{user}:100000:65536' to {file}"),
+        }),
+        map => Ok(one_behind_the_other(map, own)),
+    }
+}
+
+/// From 0 on, behind one's own id if there is such.
+fn one_behind_the_other(map: Vec<Range>, own: Option<u32>) -> Vec<Range> {
+    let own = own.map(|outer| Range { inner: 0, outer, count: 1 });
+    let mut next = 0u32;
+    let place = |Range { outer, count, .. }| {
+        let inner = next;
+        next = next.saturating_add(count);
+        Range { inner, outer, count }
+    };
+    own.into_iter().chain(map).map(place).collect()
+}
+
+/// What the fuzz target asserts: a map that passes the checks is one that the kernel takes.
+#[cfg(fuzzing)]
+pub(crate) fn check_subordinate(text: &str, user: &str, uid: u32) {
+    for own in [None, Some(uid)] {
+        let map = one_behind_the_other(subordinate_ids(fields(text), user, uid), own);
+        if check_ranges("uid_map", &map).is_err() {
+            continue;
+        }
+        let ends = |from: u32, count: u32| u64::from(from) + u64::from(count);
+        for (index, range) in map.iter().enumerate() {
+            assert!(
+                range.count > 0
+                    && ends(range.inner, range.count) <= 1 << 32
+                    && ends(range.outer, range.count) <= 1 << 32
+            );
+            for other in map.iter().take(index) {
+                let apart = |a: u32, b: u32| ends(a, range.count) <= b.into() || ends(b, other.count) <= a.into();
+                assert!(apart(range.inner, other.inner) && apart(range.outer, other.outer), "{map:?}");
+            }
+        }
+        assert_eq!(lines(&map).lines().count(), map.len());
     }
 }
 
@@ -261,7 +301,10 @@ fn run_helper(helper: &str, pid: u32, map: &[Range]) -> io::Result<()> {
 
 /// The lines of a file like `/etc/passwd`, cut at the colons.
 fn records(file: &str) -> Vec<Vec<String>> {
-    let text = std::fs::read_to_string(file).unwrap_or_default();
+    fields(&std::fs::read_to_string(file).unwrap_or_default())
+}
+
+fn fields(text: &str) -> Vec<Vec<String>> {
     text.lines().map(|line| line.split(':').map(str::to_owned).collect()).collect()
 }
 
@@ -272,9 +315,9 @@ fn user_name(uid: u32) -> String {
 }
 
 /// What `/etc/subuid` or `/etc/subgid` gives a user, by name or by number.
-fn subordinate_ids(file: &str, user: &str, uid: u32) -> Vec<Range> {
+fn subordinate_ids(records: Vec<Vec<String>>, user: &str, uid: u32) -> Vec<Range> {
     let mine = |fields: &Vec<String>| fields.first().is_some_and(|name| *name == user || *name == uid.to_string());
-    records(file).into_iter().filter(mine).filter_map(|fields| range_of(&fields)).collect()
+    records.into_iter().filter(mine).filter_map(|fields| range_of(&fields)).collect()
 }
 
 fn range_of(fields: &[String]) -> Option<Range> {
@@ -282,28 +325,84 @@ fn range_of(fields: &[String]) -> Option<Range> {
     Some(Range { inner: 0, outer: outer.parse().ok()?, count: count.trim().parse().ok()? })
 }
 
-/// A range of host ids that nobody has: no user, and no subordinate range. Two host processes begin at different places,
-/// so that their sandboxes do not share ids; those of one process do, unless uid_map() says otherwise.
-fn unused_range() -> Result<u32, Error> {
-    let slots = (UNUSED.end - UNUSED.start) / DEFAULT_RANGE;
-    let mut taken: Vec<Range> = vec![];
+/// All host ids.
+const ALL: Range = Range { inner: 0, outer: 0, count: u32::MAX };
+
+/// Up to here distributions give ids to users; what is mapped above is less likely to be a user whom only another
+/// container of the same pod, or the owner of a volume's file, knows of.
+const GIVEN_OUT: Range = Range { inner: 0, outer: 0, count: 60_001 };
+
+/// Ids that somebody has: a user, or a subordinate range.
+fn somebodys(host: &Host) -> Vec<Range> {
+    let one = |outer| Range { inner: 0, outer, count: 1 };
+    // The last two are the kernel's nobody, and no id at all in 16 bits.
+    let mut taken = vec![one(0), one(host.uid), one(host.gid), one(65534), one(65535)];
     for file in ["/etc/subuid", "/etc/subgid"] {
         taken.extend(records(file).iter().filter_map(|fields| range_of(fields)));
     }
     for file in ["/etc/passwd", "/etc/group"] {
-        let ids = records(file).into_iter().filter_map(|fields| fields.get(2)?.parse().ok());
-        taken.extend(ids.map(|outer| Range { inner: 0, outer, count: 1 }));
+        taken.extend(records(file).into_iter().filter_map(|fields| fields.get(2)?.parse().ok()).map(one));
     }
+    taken
+}
+
+/// The first of a range of host ids that nobody has. Two host processes begin at different places, so that their sandboxes
+/// do not share ids; those of one process do, unless uid_map() says otherwise.
+fn unused_range(callers: &[Range], taken: &[Range]) -> Option<u32> {
+    let slots = (UNUSED.end - UNUSED.start) / DEFAULT_RANGE;
+    let end = |range: &Range| u64::from(range.outer) + u64::from(range.count);
+    let has = |part: &Range, base: u32| part.outer <= base && u64::from(base + DEFAULT_RANGE) <= end(part);
     let free = |base: &u32| {
-        taken.iter().all(|range| {
-            u64::from(range.outer) + u64::from(range.count) <= u64::from(*base) || range.outer >= base + DEFAULT_RANGE
-        })
+        callers.iter().any(|part| has(part, *base))
+            && taken.iter().all(|range| end(range) <= u64::from(*base) || range.outer >= base + DEFAULT_RANGE)
     };
     let first = std::process::id();
-    (0..slots)
-        .map(|slot| UNUSED.start + first.wrapping_add(slot) % slots * DEFAULT_RANGE)
-        .find(free)
-        .ok_or_else(support::no_unused_ids)
+    (0..slots).map(|slot| UNUSED.start + first.wrapping_add(slot) % slots * DEFAULT_RANGE).find(free)
+}
+
+/// What a caller in a user namespace has to give: the ids of its own map, often no more than 65536. Where those above
+/// the users' are too few, as many as there are in a row.
+fn range_of_callers(callers: &[Range], mut taken: Vec<Range>, needed: u32) -> Option<Range> {
+    if let Some(outer) = unused_range(callers, &taken) {
+        return Some(Range { inner: 0, outer, count: DEFAULT_RANGE });
+    }
+    taken.push(GIVEN_OUT);
+    let found = longest_gap(callers, &taken).filter(|range| range.count >= needed);
+    taken.pop();
+    let found = found.or_else(|| longest_gap(callers, &taken)).filter(|range| range.count >= needed)?;
+    let count = found.count.min(DEFAULT_RANGE);
+    let outer = found.outer + std::process::id() % (found.count / count) * count;
+    Some(Range { inner: 0, outer, count })
+}
+
+/// The most ids in a row that are the caller's and nobody's. The kernel takes no range that is of two ranges outside.
+fn longest_gap(callers: &[Range], taken: &[Range]) -> Option<Range> {
+    let mut taken = taken.to_vec();
+    taken.sort_by_key(|range| range.outer);
+    let gaps = callers.iter().flat_map(|part| {
+        let end = part.outer.saturating_add(part.count);
+        let mut next = part.outer;
+        let last = Range { outer: end, ..*part };
+        taken.iter().copied().chain([last]).map(move |range| {
+            let outer = next;
+            next = next.max(range.outer.saturating_add(range.count));
+            Range { inner: 0, outer, count: range.outer.min(end).saturating_sub(outer) }
+        })
+    });
+    gaps.filter(|gap| gap.count > 0).max_by_key(|gap| gap.count)
+}
+
+/// The ids that the caller's own user namespace has, as it sees them itself.
+fn callers_map(kind: &str) -> Vec<Range> {
+    let text = std::fs::read_to_string(format!("/proc/self/{kind}_map"));
+    let range = |line: &str| {
+        let mut numbers = line.split_whitespace().map(str::parse);
+        let (Some(Ok(outer)), Some(_), Some(Ok(count))) = (numbers.next(), numbers.next(), numbers.next()) else {
+            return None;
+        };
+        Some(Range { inner: 0, outer, count })
+    };
+    text.map_or(vec![ALL], |text| text.lines().filter_map(range).collect())
 }
 
 #[cfg(test)]
@@ -335,6 +434,28 @@ mod tests {
         ));
         ids.host_root = true;
         assert!(ids.compile(&host(0, Capabilities::all()), true).is_ok());
+    }
+
+    #[test]
+    fn root_of_a_container_maps_what_it_has() {
+        let range = |outer, count| Range { inner: 0, outer, count };
+        let users = vec![range(0, 1), range(1000, 1), range(65534, 1), range(65535, 1)];
+        let found = |callers: &[Range], needed| range_of_callers(callers, users.clone(), needed);
+        // Of a pod's 65536 ids, those above the users', if they are enough.
+        assert_eq!(found(&[range(0, 65536)], 1001), Some(range(60_001, 5533)));
+        assert_eq!(found(&[range(0, 65536)], 10_000), Some(range(1001, 64_533)));
+        assert_eq!(found(&[range(0, 65536)], 65_000), None);
+        assert_eq!(found(&[range(0, 1500)], 1), Some(range(1, 999)));
+        assert_eq!(found(&[range(0, 1500)], 1001), None);
+        // Its own alone, or none.
+        assert_eq!(found(&[range(0, 1)], 1), None);
+        assert_eq!(found(&[], 1), None);
+        // Never over the edge of two.
+        assert_eq!(found(&[range(0, 1500), range(1500, 1500)], 1), Some(range(1500, 1500)));
+        let many = found(&[range(0, 1_000_000_000)], 1).unwrap();
+        assert!(many.count == DEFAULT_RANGE && many.outer > 65_535 && many.outer + many.count <= 1_000_000_000);
+        let all = found(&[range(0, u32::MAX)], 1).unwrap();
+        assert!(UNUSED.contains(&all.outer) && all.count == DEFAULT_RANGE, "{all:?}");
     }
 
     #[test]

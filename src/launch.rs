@@ -1,58 +1,131 @@
 //! The host's side of a launch: it starts the stage, hands it the plan, and hears from it and from the agent.
 
+mod agent;
+mod birth;
+mod explain;
 mod image;
+mod packet;
 
 use std::ffi::OsStr;
-use std::io::{self, IoSlice, IoSliceMut};
-use std::mem::MaybeUninit;
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair, sockopt,
-};
-use rustix::process::{
-    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitIdStatus, pidfd_open, pidfd_send_signal, waitid,
-};
+use rustix::net::{RecvFlags, Shutdown, shutdown, sockopt};
+use rustix::process::Pid;
 
 use crate::error::Error;
-use crate::idmap::Writer;
-use crate::mount::{Source, device_number};
-use crate::ns::Namespaces;
-use crate::plan::{self, Failure, Hello, Sink as _, Step, Wire as _, decode, message};
+use crate::plan::{self, Failure, Wire as _, decode, message};
 use crate::prepare::{Packed, Prepared};
-use crate::sandbox::Sandbox;
-use crate::support::{self, Layer, NAMESPACES, Symptom};
 
-pub(crate) use image::{Image, Sealed};
+use agent::reap_detached;
+use birth::{Birth, Entrance, hand_over_launch};
+use explain::{Trouble, gone};
 
-/// How long an end may take before it is helped along.
-const END: Duration = Duration::from_secs(10);
+pub(crate) use agent::{Agent, leave, pid_of};
+#[cfg(feature = "closures")]
+pub(crate) use image::above_streams;
+pub(crate) use image::{Image, Sealed, empty_file, scratch};
+pub(crate) use packet::{Packet, door, receive, send, wait_for};
 
 /// The way to an open file, whatever it is.
 pub(crate) fn descriptor_path(fd: &impl AsFd) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd()))
 }
 
+/// A live environment, held by its agent. It ends when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Live {
+    control: OwnedFd,
+    pub(crate) agent: Agent,
+    pub(crate) prepared: Prepared,
+    /// The messages of one launch stay together.
+    turn: Mutex<()>,
+    /// It goes on without this.
+    detached: AtomicBool,
+}
+
+impl Live {
+    /// Tells the agent to end it, and all that runs in it.
+    pub(crate) fn hang_up(&self) {
+        let _ = shutdown(&self.control, Shutdown::Both);
+    }
+
+    /// Ends it and all that runs in it, and waits for that.
+    pub(crate) fn end(&self) {
+        self.hang_up();
+        self.agent.end();
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        self.agent.reaped.load(Ordering::Acquire) || matches!(self.wait(Some(Instant::now())), Ok(true))
+    }
+
+    /// Waits until the agent has ended: whether it has by then.
+    pub(crate) fn wait(&self, deadline: Option<Instant>) -> Result<bool, Error> {
+        Ok(wait_for([self.agent.pidfd.as_fd()], deadline)?.is_some())
+    }
+
+    /// The agent's number as the host sees it, while it lives.
+    pub(crate) fn agent_pid(&self) -> Option<u32> {
+        pid_of(&self.agent.pidfd)
+    }
+
+    /// The agent's pidfd, to be kept for itself.
+    pub(crate) fn agent_fd(&self) -> io::Result<OwnedFd> {
+        self.agent.pidfd.try_clone()
+    }
+
+    pub(crate) fn tell(&self, number: u32, fds: &[BorrowedFd<'_>]) -> Result<(), Error> {
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        send(&self.control, number, &[], fds)
+    }
+
+    /// Its network namespace, and the user namespace of its agent.
+    pub(crate) fn namespaces(&self) -> Result<[OwnedFd; 2], Error> {
+        let (ours, theirs) = door()?;
+        self.tell(message::NAMESPACES, &[theirs.as_fd()])?;
+        drop(theirs);
+        let deadline = Instant::now().checked_add(self.prepared.inner.setup_timeout);
+        wait_for([ours.as_fd()], deadline)?;
+        let packet = receive(&ours)?;
+        packet.and_then(|packet| packet.fds.try_into().ok()).ok_or_else(|| gone("it does not know its namespaces"))
+    }
+
+    /// It goes on, for as long as the host process lives.
+    pub(crate) fn detach(&self) -> Result<(), Error> {
+        self.tell(message::DETACH, &[])?;
+        leave(self.agent.pidfd.try_clone());
+        self.detached.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        if !self.detached.load(Ordering::Relaxed) {
+            self.end();
+        }
+    }
+}
+
 /// A program that runs.
 #[derive(Debug)]
 pub(crate) struct Running {
-    pub(crate) control: OwnedFd,
-    pub(crate) agent: Agent,
+    pub(crate) live: Arc<Live>,
+    /// Where its agent tells how it goes, and is told what to do with it.
+    pub(crate) socket: OwnedFd,
     /// The program's pidfd.
     pub(crate) program: OwnedFd,
     /// Its number as the host sees it.
     pub(crate) pid: u32,
     /// The master of the terminal that the agent has opened.
     pub(crate) terminal: Option<OwnedFd>,
-    /// The agent's last word, where the program ended before the stage had introduced the agent.
+    /// The agent's last word, where the program ended before all of the launch was heard.
     pub(crate) last: Option<Packet>,
     pub(crate) started: Instant,
 }
@@ -65,21 +138,186 @@ pub(crate) struct Request<'a> {
     pub(crate) program: &'a OsStr,
 }
 
-/// Starts a program.
-pub(crate) fn launch(prepared: &Prepared, request: &Request<'_>) -> Result<Running, Error> {
-    reap_detached();
-    let limit = prepared.inner.setup_timeout;
-    let mut birth = Birth::begin(prepared, request)?;
-    let running = birth.attend(prepared, Instant::now().checked_add(limit));
-    match running {
-        Ok(()) => birth.complete(),
+/// What starts the stage with the socket that it is given: a fork of the host, or of its zygote, which goes on to be a
+/// closure.
+pub(crate) type Origin<'a> = dyn Fn(OwnedFd, Option<Instant>) -> Result<Started, Error> + 'a;
+
+/// A stage that was started: a child of the host.
+pub(crate) struct Started {
+    pub(crate) pid: Pid,
+    /// If it came along.
+    pub(crate) pidfd: Option<OwnedFd>,
+}
+
+/// An environment under way, which ends with this unless it comes to stand.
+pub(crate) struct Begun<'a> {
+    prepared: &'a Prepared,
+    deadline: Option<Instant>,
+    birth: Option<Birth>,
+}
+
+/// Begins to make an environment: its stage makes the namespaces while the caller sees to what the program needs. `joins`
+/// are the namespaces to join in place of the policy's, and `origin` is what there is in place of a program.
+pub(crate) fn begin<'a>(
+    prepared: &'a Prepared,
+    joins: Option<&[BorrowedFd<'_>]>,
+    origin: Option<&Origin<'_>>,
+) -> Result<Begun<'a>, Error> {
+    Begun::new(prepared, joins, origin, true)
+}
+
+impl<'a> Begun<'a> {
+    fn new(
+        prepared: &'a Prepared,
+        joins: Option<&[BorrowedFd<'_>]>,
+        origin: Option<&Origin<'_>>,
+        for_program: bool,
+    ) -> Result<Self, Error> {
+        reap_detached();
+        let deadline = Instant::now().checked_add(prepared.inner.setup_timeout);
+        let birth = Birth::begin(prepared, joins, origin.map(|origin| (origin, deadline)), for_program)?;
+        Ok(Self { prepared, deadline, birth: Some(birth) })
+    }
+
+    /// Starts the one program that it is for. What the caller has done meanwhile does not count.
+    pub(crate) fn run(mut self, request: &Request<'_>) -> Result<Running, Error> {
+        self.deadline = Instant::now().checked_add(self.prepared.inner.setup_timeout);
+        let (mut entrance, theirs) = Entrance::new(self.prepared)?;
+        let live = self.stand(Some((request, theirs)), Some(&mut entrance))?;
+        entrance.complete(Arc::new(live))
+    }
+
+    fn stand(
+        &mut self,
+        first: Option<(&Request<'_>, OwnedFd)>,
+        entrance: Option<&mut Entrance>,
+    ) -> Result<Live, Error> {
+        let Some(mut birth) = self.birth.take() else { return Err(gone("it never came")) };
+        let request = first.as_ref().map(|(request, _)| *request);
+        match birth.attend(self.prepared, first, entrance, self.deadline) {
+            Ok(()) => birth.complete(self.prepared),
+            Err(trouble) => {
+                birth.abort(matches!(trouble, Trouble::TimedOut));
+                Err(trouble.into_error(self.prepared, request))
+            }
+        }
+    }
+}
+
+impl Drop for Begun<'_> {
+    fn drop(&mut self) {
+        if let Some(birth) = self.birth.take() {
+            // It was told of no program, so that there is nothing that it would have to end.
+            birth.abort(true);
+        }
+    }
+}
+
+/// Makes an environment for programs to come.
+pub(crate) fn start(prepared: &Prepared) -> Result<Live, Error> {
+    Begun::new(prepared, None, None, false)?.stand(None, None)
+}
+
+/// A process that waits for its program, in an environment of its own.
+#[derive(Debug)]
+pub(crate) struct Parked {
+    pub(crate) live: Arc<Live>,
+    socket: OwnedFd,
+    door: OwnedFd,
+    program: OwnedFd,
+    pid: u32,
+}
+
+impl Parked {
+    /// It will never run anything.
+    pub(crate) fn has_ended(&self) -> bool {
+        !matches!(wait_for([self.program.as_fd(), self.live.agent.pidfd.as_fd()], Some(Instant::now())), Ok(None))
+    }
+
+    /// Gives it its program, and returns when that has been executed.
+    pub(crate) fn run(self, request: &Request<'_>) -> Result<Running, Error> {
+        let prepared = self.live.prepared.clone();
+        hand_over_launch(&self.door, request, None)?;
+        let deadline = Instant::now().checked_add(prepared.inner.setup_timeout);
+        // The door closes with the exec, or with the process, which says why first.
+        let ready = wait_for([self.door.as_fd()], deadline);
+        let trouble = match ready {
+            Ok(None) => Some(Trouble::TimedOut),
+            Err(error) => Some(error.into()),
+            Ok(Some(_)) => match receive_failure(&self.door) {
+                Ok(failure) => failure.map(Trouble::Failed),
+                Err(error) => Some(error.into()),
+            },
+        };
+        match trouble {
+            Some(trouble) => {
+                let error = trouble.into_error(&prepared, Some(request));
+                self.live.end();
+                Err(error)
+            }
+            None => Ok(Running {
+                live: self.live,
+                socket: self.socket,
+                program: self.program,
+                pid: self.pid,
+                terminal: None,
+                last: None,
+                started: Instant::now(),
+            }),
+        }
+    }
+}
+
+/// What a process says before it ends; nothing if it has become the program.
+fn receive_failure(door: &OwnedFd) -> Result<Option<Failure>, Error> {
+    let mut buffer = [0; 16];
+    let (len, _) = match rustix::net::recv(door, &mut buffer[..], RecvFlags::DONTWAIT) {
+        // It ended with its program unread.
+        Err(Errno::CONNRESET) => return Err(gone("it was killed before its program came")),
+        received => received.map_err(Error::host("hear from the sandbox"))?,
+    };
+    Ok(buffer.get(..len).and_then(|record| decode(record).ok()))
+}
+
+/// The two ends of a socket, by which the agent may name processes to the host.
+pub(crate) fn news(prepared: &Prepared) -> Result<(OwnedFd, OwnedFd), Error> {
+    let (ours, theirs) = door()?;
+    if !prepared.inner.joined_pid_ns {
+        // The kernel translates their numbers for us.
+        sockopt::set_socket_passcred(&ours, true).map_err(Error::host("set up the control socket"))?;
+    }
+    Ok((ours, theirs))
+}
+
+/// Makes of an environment one in which a process waits for its program at a door, whose other end is given.
+pub(crate) fn park(begun: Begun<'_>, request: &Request<'_>, door: OwnedFd) -> Result<Parked, Error> {
+    let Running { live, socket, program, pid, .. } = begun.run(request)?;
+    Ok(Parked { live, socket, door, program, pid })
+}
+
+/// Starts a program in a live environment.
+pub(crate) fn enter(live: &Arc<Live>, request: &Request<'_>) -> Result<Running, Error> {
+    let prepared = &live.prepared;
+    let (mut entrance, theirs) = Entrance::new(prepared)?;
+    {
+        let _turn = live.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        hand_over_launch(&live.control, request, Some(&theirs))?;
+    }
+    drop(theirs);
+    let deadline = Instant::now().checked_add(prepared.inner.setup_timeout);
+    // If it fails the end of the socket tells the agent to end what there is of it.
+    let attended = entrance.attend(&live.agent, deadline);
+    match attended {
+        Ok(()) => entrance.complete(live.clone()),
         Err(trouble) => {
-            birth.abort(matches!(trouble, Trouble::TimedOut));
-            Err(match trouble {
-                Trouble::Error(error) => error,
-                Trouble::TimedOut => Error::TimedOut { limit },
-                Trouble::Failed(failure) => explain(prepared, request.program, failure),
-            })
+            // Why the agent has ended it says to all.
+            let why = match (&trouble, receive(&live.control)) {
+                (Trouble::Error(Error::AgentLost { .. }), Ok(Some(packet))) if packet.number == message::FAILED => {
+                    decode::<Failure>(&packet.body).ok()
+                }
+                _ => None,
+            };
+            Err(why.map_or(trouble, Trouble::Failed).into_error(prepared, Some(request)))
         }
     }
 }
@@ -89,7 +327,7 @@ pub(crate) fn stand(prepared: &Prepared) -> Result<(), Error> {
     let none = Packed::default();
     let mut bytes = vec![];
     plan::Launch {
-        flags: 0,
+        flags: plan::launch::LAST,
         wall_limit: 0,
         cpu_limit: 0,
         cpus: 1,
@@ -97,8 +335,15 @@ pub(crate) fn stand(prepared: &Prepared) -> Result<(), Error> {
         into: u32::MAX,
         procs: u32::MAX,
         oom: u32::MAX,
+        oom_count: u32::MAX,
         cpu: u32::MAX,
         kill: u32::MAX,
+        record: u32::MAX,
+        freezer: u32::MAX,
+        members: u32::MAX,
+        empty: u32::MAX,
+        door: u32::MAX,
+        notices: u32::MAX,
         descriptors: none.list(),
         directory: c"",
         candidates: none.list(),
@@ -106,518 +351,9 @@ pub(crate) fn stand(prepared: &Prepared) -> Result<(), Error> {
         environment: none.list(),
     }
     .encode(&mut bytes);
-    match launch(prepared, &Request { bytes: &bytes, fds: &[], program: OsStr::new("") }) {
+    match begin(prepared, None, None)?.run(&Request { bytes: &bytes, fds: &[], program: OsStr::new("") }) {
         Err(Error::Exec { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(error),
         Ok(_) => Ok(()),
     }
-}
-
-/// A launch under way.
-struct Birth {
-    control: OwnedFd,
-    stage: Stage,
-    agent: Option<Agent>,
-    /// The agent, a child of the host, if its pidfd could not be received.
-    orphan: Option<Pid>,
-    program: Option<OwnedFd>,
-    pid: u32,
-    terminal: Option<OwnedFd>,
-    last: Option<Packet>,
-}
-
-enum Trouble {
-    Error(Error),
-    Failed(Failure),
-    TimedOut,
-}
-
-impl From<Error> for Trouble {
-    fn from(error: Error) -> Self {
-        Self::Error(error)
-    }
-}
-
-impl Birth {
-    fn begin(prepared: &Prepared, request: &Request<'_>) -> Result<Self, Error> {
-        let inner = &prepared.inner;
-        let host = pidfd_open(rustix::process::getpid(), PidfdFlags::empty())
-            .map_err(|errno| missing_call("pidfd_open(2)", errno))?;
-        let launch = Sealed::new(c"stockade-launch", request.bytes)?;
-        let (control, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
-            .map_err(Error::host("make a control socket"))?;
-        if !inner.joined_pid_ns {
-            // The kernel translates the program's pid for us.
-            sockopt::set_socket_passcred(&control, true).map_err(Error::host("set up the control socket"))?;
-        }
-        let mut fds = vec![inner.plan.as_fd(), host.as_fd(), launch.as_fd()];
-        fds.extend_from_slice(request.fds);
-        fds.extend(inner.joins.iter().map(|join| join.as_fd()));
-        let count = |len: usize| u32::try_from(len).unwrap_or(u32::MAX);
-        let hello = Hello {
-            plan_len: inner.plan.len(),
-            launch_len: launch.len(),
-            launch_fds: count(request.fds.len()),
-            fds: count(fds.len() + inner.trees.len()),
-        };
-        hand_over(&control, &hello, &fds, &inner.trees)?;
-        let stage = Stage::spawn(inner.image.path()?, theirs)?;
-        Ok(Self { control, stage, agent: None, orphan: None, program: None, pid: 0, terminal: None, last: None })
-    }
-
-    /// Hears what comes until the program runs.
-    fn attend(&mut self, prepared: &Prepared, deadline: Option<Instant>) -> Result<(), Trouble> {
-        if let Some(errno) = self.stage.trouble {
-            return Err(Error::host("watch the stage")(errno).into());
-        }
-        while self.program.is_none() || self.agent.is_none() {
-            let watched = self.agent.as_ref().map(|agent| &agent.pidfd).or(self.stage.pidfd.as_ref());
-            let fds = [self.control.as_fd(), watched.unwrap_or(&self.control).as_fd()];
-            let [_, ended] = wait_for(fds, deadline)?.ok_or(Trouble::TimedOut)?;
-            match receive(&self.control)? {
-                Some(packet) => self.hear(prepared, packet)?,
-                // The stage's end is the normal thing once the agent is known; anything else is not.
-                None if ended => match receive(&self.control)? {
-                    Some(packet) => self.hear(prepared, packet)?,
-                    None => return Err(self.lost().into()),
-                },
-                None => {}
-            }
-        }
-        Ok(())
-    }
-
-    fn hear(&mut self, prepared: &Prepared, mut packet: Packet) -> Result<(), Trouble> {
-        let truncated = packet.truncated;
-        match packet.number {
-            message::MAP => {
-                prepared.inner.ids.write(self.stage.child.id()).map_err(|error| map_error(prepared, error))?;
-                send(&self.control, message::MAPPED, &[], &[])?;
-            }
-            message::AGENT => self.meet_agent(&mut packet),
-            message::READY => {}
-            message::STARTED => {
-                let number = decode::<u32>(&packet.body).unwrap_or(0);
-                self.terminal = if packet.fds.len() > 1 { packet.fds.pop() } else { None };
-                self.program = packet.fds.pop();
-                self.pid = if number != 0 { number } else { self.program_pid(packet.sender) };
-            }
-            message::FAILED => {
-                let failure = decode::<Failure>(&packet.body);
-                return Err(failure.map_or_else(|_| self.lost().into(), Trouble::Failed));
-            }
-            message::EXITED => self.last = Some(packet),
-            message::EOF => return Err(self.lost().into()),
-            _ => {}
-        }
-        if truncated {
-            return Err(Error::host("receive descriptors")(Errno::MFILE).into());
-        }
-        Ok(())
-    }
-
-    fn meet_agent(&mut self, packet: &mut Packet) {
-        self.agent = packet.fds.pop().map(|pidfd| Agent { pidfd });
-        if self.agent.is_none() {
-            let pid = decode::<u32>(&packet.body).ok().and_then(|pid| i32::try_from(pid).ok());
-            self.orphan = pid.and_then(Pid::from_raw);
-        }
-    }
-
-    /// The kernel's translation, or, if the sandbox is in a PID namespace that the host cannot see into, nothing.
-    fn program_pid(&self, sender: Option<u32>) -> u32 {
-        sender.or_else(|| pid_of(self.program.as_ref()?)).unwrap_or(0)
-    }
-
-    fn lost(&self) -> Error {
-        let (who, pidfd) = match &self.agent {
-            Some(agent) => ("the agent", Some(&agent.pidfd)),
-            None => ("the stage", self.stage.pidfd.as_ref()),
-        };
-        let how = pidfd.map_or_else(|| "ended".into(), how_it_ended);
-        Error::AgentLost { reason: format!("{who} {how} while the sandbox was set up") }
-    }
-
-    fn complete(mut self) -> Result<Running, Error> {
-        self.stage.reap();
-        match (self.agent, self.program) {
-            (Some(agent), Some(program)) => Ok(Running {
-                control: self.control,
-                agent,
-                program,
-                pid: self.pid,
-                terminal: self.terminal,
-                last: self.last,
-                started: Instant::now(),
-            }),
-            _ => Err(Error::AgentLost { reason: "it never came".into() }),
-        }
-    }
-
-    /// Ends what there is. The agent ends everything else when its socket does.
-    fn abort(mut self, stuck: bool) {
-        // They read our end; what they still have to say can be heard.
-        let _ = rustix::net::shutdown(&self.control, rustix::net::Shutdown::Write);
-        if let Some(stage) = &self.stage.pidfd {
-            let _ = wait_for([stage.as_fd()], Some(Instant::now() + Duration::from_millis(500)));
-            let _ = pidfd_send_signal(stage, Signal::KILL);
-        }
-        self.stage.reap();
-        // Its pidfd may have come last, behind what made us give up.
-        while let (None, None, Ok(Some(mut packet))) = (&self.agent, self.orphan, receive_raw(&self.control)) {
-            match packet.number {
-                message::AGENT => self.meet_agent(&mut packet),
-                message::EOF => break,
-                _ => {}
-            }
-        }
-        if let Some(agent) = &self.agent {
-            if stuck {
-                // It had its time. Whatever it has forked ends with it.
-                let _ = pidfd_send_signal(&agent.pidfd, Signal::KILL);
-            }
-            agent.end();
-        } else if let Some(pid) = self.orphan {
-            reap_orphan(pid);
-        }
-    }
-}
-
-/// The stage's process, S.
-struct Stage {
-    child: std::process::Child,
-    /// None where the host reaps by itself, or ignores SIGCHLD, and it has ended already.
-    pidfd: Option<OwnedFd>,
-    /// It could not be watched; it may have forked the agent all the same.
-    trouble: Option<Errno>,
-}
-
-impl Stage {
-    fn spawn(path: PathBuf, socket: OwnedFd) -> Result<Self, Error> {
-        let mut command = Command::new(path);
-        // Whatever it inherits as 1 and 2 it closes first of all.
-        command.arg0("stockade").env_clear().stdin(socket).stdout(Stdio::inherit()).stderr(Stdio::inherit());
-        let mut tries = 0..50;
-        let child = loop {
-            match command.spawn() {
-                // A fork elsewhere in this process still holds the writing end of the image.
-                Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy && tries.next().is_some() => {
-                    std::thread::sleep(Duration::from_millis(1));
-                }
-                result => break result.map_err(support::diagnose_start)?,
-            }
-        };
-        let (pidfd, trouble) = match pidfd_open(Pid::from_child(&child), PidfdFlags::empty()) {
-            // Not our child: its number was another's in no time.
-            Ok(pidfd) if matches!(look_at(&pidfd), Err(Errno::CHILD)) => (None, None),
-            Ok(pidfd) => (Some(pidfd), None),
-            // It has ended and been reaped, or is just being.
-            Err(Errno::SRCH | Errno::INVAL) => (None, None),
-            Err(errno) => (None, Some(errno)),
-        };
-        Ok(Self { child, pidfd, trouble })
-    }
-
-    /// It has ended, or is just about to.
-    fn reap(&mut self) {
-        match &self.pidfd {
-            Some(pidfd) => reap(pidfd),
-            // Not yet reaped by anybody: it could not be watched.
-            None if self.trouble.is_some() => drop(self.child.wait()),
-            None => {}
-        }
-    }
-}
-
-/// The agent's process, A, a child of the host.
-#[derive(Debug)]
-pub(crate) struct Agent {
-    pub(crate) pidfd: OwnedFd,
-}
-
-impl Agent {
-    /// Waits until it has ended and reaps it; helps along if that takes long. With it, everything in its PID namespace ends.
-    pub(crate) fn end(&self) {
-        // A payload of the same user may have stopped a guardian.
-        let _ = pidfd_send_signal(&self.pidfd, Signal::CONT);
-        for patience in [END, END] {
-            if matches!(wait_for([self.pidfd.as_fd()], Some(Instant::now() + patience)), Ok(Some(_))) {
-                break;
-            }
-            let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
-        }
-        if matches!(wait_for([self.pidfd.as_fd()], Some(Instant::now())), Ok(Some(_))) {
-            reap(&self.pidfd);
-        } else {
-            // Something in it cannot be interrupted in the kernel: it is reaped when that lets go.
-            leave(self.pidfd.try_clone());
-        }
-    }
-}
-
-/// Agents without a handle: they are reaped when they have ended, at the next occasion.
-static DETACHED: Mutex<Vec<OwnedFd>> = Mutex::new(vec![]);
-
-/// Gives up a handle.
-pub(crate) fn leave(agent: io::Result<OwnedFd>) {
-    if let Ok(agent) = agent {
-        DETACHED.lock().unwrap_or_else(PoisonError::into_inner).push(agent);
-    }
-}
-
-fn reap_detached() {
-    let mut detached = DETACHED.lock().unwrap_or_else(PoisonError::into_inner);
-    detached.retain(|agent| {
-        let ended = matches!(wait_for([agent.as_fd()], Some(Instant::now())), Ok(Some(_)));
-        if ended {
-            reap(agent);
-        }
-        !ended
-    });
-}
-
-/// Reaps a child. If the host reaps everything itself (`waitpid(-1)`), or ignores SIGCHLD, there is nothing to do.
-fn reap(pidfd: &OwnedFd) {
-    while matches!(waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED), Err(Errno::INTR)) {}
-}
-
-/// Reaps an agent that has no pidfd. It ends by itself, with its socket.
-fn reap_orphan(pid: Pid) {
-    let deadline = Instant::now() + END;
-    while Instant::now() < deadline {
-        match waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOHANG) {
-            Ok(None) | Err(Errno::INTR) => std::thread::sleep(Duration::from_millis(1)),
-            _ => return,
-        }
-    }
-}
-
-/// How a child stands, without reaping it.
-fn look_at(pidfd: &OwnedFd) -> Result<Option<WaitIdStatus>, Errno> {
-    let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-    waitid(WaitId::PidFd(pidfd.as_fd()), look)
-}
-
-/// For the error that nobody expects.
-fn how_it_ended(pidfd: &OwnedFd) -> String {
-    match look_at(pidfd) {
-        Ok(Some(status)) => match (status.exit_status(), status.terminating_signal()) {
-            (Some(code), _) => format!("exited with code {code}"),
-            (_, Some(signal)) => format!("was killed by signal {signal}"),
-            _ => "ended".into(),
-        },
-        Ok(None) => "fell silent".into(),
-        Err(_) => "ended".into(),
-    }
-}
-
-/// The number behind a pidfd, as `/proc/self/fdinfo` gives it.
-fn pid_of(pidfd: &OwnedFd) -> Option<u32> {
-    let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd())).ok()?;
-    text.lines().find_map(|line| line.strip_prefix("Pid:")).and_then(|pid| pid.trim().parse().ok())
-}
-
-/// Sends the hello and all descriptors, in as many packets as it takes. All of them wait in the socket until the stage
-/// reads them, so that the host need not have them open at once.
-fn hand_over(control: &OwnedFd, hello: &Hello, fds: &[BorrowedFd<'_>], trees: &[Source]) -> Result<(), Error> {
-    let batch = plan::FDS_PER_MESSAGE as usize;
-    let mut body = vec![];
-    hello.encode(&mut body);
-    let mut number = message::HELLO;
-    for fds in fds.chunks(batch) {
-        send(control, number, &body, fds)?;
-        number = message::DESCRIPTORS;
-        body.clear();
-    }
-    for sources in trees.chunks(batch) {
-        let opened = sources.iter().map(open_tree).collect::<Result<Vec<_>, _>>()?;
-        let borrowed: Vec<_> = opened.iter().map(AsFd::as_fd).collect();
-        send(control, number, &body, &borrowed)?;
-    }
-    Ok(())
-}
-
-/// A copy of what is mounted at a source, as it was when it was checked.
-fn open_tree(source: &Source) -> Result<OwnedFd, Error> {
-    use rustix::mount::OpenTreeFlags;
-    let failed = |error: io::Error| Error::Source { path: source.path.clone(), source: error };
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
-    let tree = rustix::mount::open_tree(rustix::fs::CWD, &source.path, flags).map_err(|errno| match errno {
-        Errno::NOSYS | Errno::PERM => missing_call("open_tree(2)", errno),
-        errno => failed(errno.into()),
-    })?;
-    let stat = rustix::fs::fstat(&tree).map_err(|errno| failed(errno.into()))?;
-    if (device_number(stat.st_dev), stat.st_ino) == (source.device, source.inode) {
-        Ok(tree)
-    } else {
-        Err(failed(Errno::STALE.into()))
-    }
-}
-
-fn missing_call(call: &'static str, errno: Errno) -> Error {
-    let symptom = Symptom { step: Step::Stage, errno, layer: Layer::Stage, subject: call };
-    support::diagnose(&symptom).unwrap_or(Error::Host { what: call, source: errno.into() })
-}
-
-pub(crate) fn send(control: &OwnedFd, number: u32, body: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(), Error> {
-    let mut packet = vec![];
-    number.encode(&mut packet);
-    packet.put(body);
-    let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(fds.len()))];
-    let mut ancillary = SendAncillaryBuffer::new(&mut space);
-    if !fds.is_empty() {
-        ancillary.push(SendAncillaryMessage::ScmRights(fds));
-    }
-    let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
-    match sendmsg(control, &[IoSlice::new(&packet)], &mut ancillary, flags) {
-        // Its end is what there is to know then, and that is heard elsewhere.
-        Ok(_) | Err(Errno::PIPE | Errno::CONNRESET) => Ok(()),
-        Err(errno) => Err(Error::host("hand over descriptors")(errno)),
-    }
-}
-
-/// What came.
-#[derive(Debug)]
-pub(crate) struct Packet {
-    pub(crate) number: u32,
-    pub(crate) body: Vec<u8>,
-    pub(crate) fds: Vec<OwnedFd>,
-    /// The process in whose name it was sent.
-    pub(crate) sender: Option<u32>,
-    /// Descriptors came along that this process has no room for.
-    truncated: bool,
-}
-
-impl Packet {
-    fn end() -> Self {
-        Self { number: message::EOF, body: vec![], fds: vec![], sender: None, truncated: false }
-    }
-}
-
-/// Takes one packet, if there is one. The end of the other side is [`message::EOF`].
-pub(crate) fn receive(control: &OwnedFd) -> Result<Option<Packet>, Error> {
-    receive_raw(control).map_err(Error::host("hear from the sandbox"))
-}
-
-fn receive_raw(control: &OwnedFd) -> Result<Option<Packet>, Errno> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4), ScmCredentials(1))];
-    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-    let mut buffer = [0u8; 128];
-    let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
-    let received = loop {
-        match recvmsg(control, &mut [IoSliceMut::new(&mut buffer)], &mut ancillary, flags) {
-            Err(Errno::INTR) => {}
-            Err(Errno::AGAIN) => return Ok(None),
-            // The other side ended with something of ours unread. That is told once, ahead of what it had sent before.
-            Err(Errno::CONNRESET) => {}
-            result => break result?,
-        }
-    };
-    let mut packet = Packet { truncated: received.flags.contains(ReturnFlags::CTRUNC), ..Packet::end() };
-    for message in ancillary.drain() {
-        match message {
-            RecvAncillaryMessage::ScmRights(fds) => packet.fds.extend(fds),
-            RecvAncillaryMessage::ScmCredentials(sender) => {
-                packet.sender = u32::try_from(sender.pid.as_raw_nonzero().get()).ok();
-            }
-            _ => {}
-        }
-    }
-    if let Some((number, body)) = buffer.get(..received.bytes).and_then(|bytes| bytes.split_first_chunk::<4>()) {
-        packet.number = u32::from_ne_bytes(*number);
-        packet.body = body.to_vec();
-    }
-    Ok(Some(packet))
-}
-
-/// Waits until one of them is ready; `None` when the time is over.
-pub(crate) fn wait_for<const N: usize>(
-    fds: [BorrowedFd<'_>; N],
-    deadline: Option<Instant>,
-) -> Result<Option<[bool; N]>, Error> {
-    let mut set = fds.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
-    loop {
-        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-        let left = left.and_then(|left| Timespec::try_from(left).ok());
-        match poll(&mut set, left.as_ref()) {
-            Ok(0) => return Ok(None),
-            Ok(_) => return Ok(Some(set.map(|entry| !entry.revents().is_empty()))),
-            Err(Errno::INTR) => {}
-            Err(errno) => return Err(Error::host("wait")(errno)),
-        }
-    }
-}
-
-fn map_error(prepared: &Prepared, error: io::Error) -> Error {
-    let helpers = matches!(prepared.inner.ids.writer, Writer::Helpers);
-    let unsupported =
-        |remedy: &str| Error::Unsupported { layer: Layer::IdRanges, reason: error.to_string(), remedy: remedy.into() };
-    match error.kind() {
-        io::ErrorKind::NotFound if helpers => unsupported("install newuidmap and newgidmap (Debian's package uidmap)"),
-        io::ErrorKind::PermissionDenied if helpers => {
-            unsupported("give the user these ids in /etc/subuid and /etc/subgid, or map fewer")
-        }
-        io::ErrorKind::PermissionDenied => unsupported("map only ids that the caller's own user namespace has"),
-        _ => Error::Setup { step: Step::IdMap, subject: String::new(), source: error },
-    }
-}
-
-/// Words for a failed step.
-fn explain(prepared: &Prepared, program: &OsStr, failure: Failure) -> Error {
-    let inner = &prepared.inner;
-    let step = Step::from_number(failure.step).unwrap_or(Step::Agent);
-    let index = usize::try_from(failure.index).unwrap_or(usize::MAX);
-    if failure.errno == 0 {
-        return Error::AgentLost {
-            reason: "the program's process was killed before it could become the program".into(),
-        };
-    }
-    let source = io::Error::from_raw_os_error(failure.errno);
-    if step == Step::Exec {
-        return Error::Exec { program: program.to_owned(), source };
-    }
-    let subject = match step {
-        Step::MountSource | Step::MountTarget | Step::MountMake | Step::MountMove | Step::Root => {
-            inner.subjects.get(index).cloned().unwrap_or_default()
-        }
-        Step::Session if failure.errno == Errno::DQUOT.raw_os_error() => {
-            "no keyring of its own: the user has used up its quota of keys, kernel.keys.maxkeys".into()
-        }
-        Step::Rlimit => inner.rlimits.get(index).map(|(resource, _)| format!("{resource:?}")).unwrap_or_default(),
-        _ => String::new(),
-    };
-    let layer = match step {
-        Step::UserNamespace => Layer::UserNs,
-        Step::IdMap if matches!(inner.ids.writer, Writer::Stage) => Layer::UserNs,
-        Step::IdMap => Layer::IdRanges,
-        Step::Namespaces => culprit(inner.namespaces),
-        Step::CgroupNamespace => Layer::CgroupNs,
-        Step::PidNamespace => Layer::PidNs,
-        Step::Loopback => Layer::NetNs,
-        Step::Hostname => Layer::UtsNs,
-        Step::TimeOffsets => Layer::TimeNs,
-        _ if subject.starts_with("proc ") => Layer::Proc,
-        _ if subject.starts_with("overlay ") => Layer::Overlay,
-        _ => Layer::Mounts,
-    };
-    let symptom = Symptom { step, errno: Errno::from_raw_os_error(failure.errno), layer, subject: &subject };
-    support::diagnose(&symptom).unwrap_or(Error::Setup { step, subject, source })
-}
-
-/// All namespaces are made by one call; which one could not is found by making each alone.
-fn culprit(namespaces: Namespaces) -> Layer {
-    let alone = |namespace: &Namespaces| {
-        let mut sandbox = Sandbox::new();
-        sandbox.namespaces = *namespace;
-        sandbox
-    };
-    let made = |namespace: Namespaces| namespaces.contains(namespace);
-    let candidates =
-        NAMESPACES.iter().filter(|(_, ns)| made(*ns) && *ns != Namespaces::USER && *ns != Namespaces::CGROUP);
-    let mut layers = candidates.clone().map(|(layer, _)| *layer);
-    if candidates.clone().count() == 1 {
-        return layers.next().unwrap_or(Layer::UserNs);
-    }
-    let fails = |entry: &&(Layer, Namespaces)| alone(&entry.1).probe().is_err();
-    candidates.clone().find(fails).map_or(Layer::UserNs, |(layer, _)| *layer)
 }

@@ -8,6 +8,7 @@ use std::path::{Component, Path, PathBuf};
 use rustix::fs::{major, minor};
 
 use crate::error::Error;
+use crate::landlock::{Access, Rules};
 use crate::plan::{self, mount};
 use crate::prepare::Packed;
 
@@ -64,11 +65,12 @@ pub(crate) enum Operation {
 
 /// A root that is made for the sandbox and gone with it.
 ///
-/// ```no_run
+/// ```
 /// use stockade::{Rootfs, Sandbox};
 ///
 /// let sandbox = Sandbox::new().rootfs(Rootfs::system().read_only()).tmpfs("/work", 16 << 20);
-/// let outcome = sandbox.command("cc").arg("--version").status()?;
+/// assert!(sandbox.command("touch").arg("/work/file").status()?.success());
+/// assert!(!sandbox.command("touch").arg("/file").output()?.outcome.success());
 /// # Ok::<(), stockade::Error>(())
 /// ```
 #[derive(Debug, Clone)]
@@ -81,6 +83,12 @@ pub struct Rootfs {
 
 impl Rootfs {
     /// An empty tmpfs of 16 MiB. What is mounted in it gets its target made.
+    ///
+    /// ```
+    /// # use stockade::{Rootfs, Sandbox};
+    /// let sandbox = Sandbox::new().rootfs(Rootfs::empty()).bind_ro("/", "/host");
+    /// assert!(sandbox.command("/no/program").spawn().is_err()); // there is nothing but /host
+    /// ```
     pub fn empty() -> Self {
         Self { bytes: 16 << 20, read_only: false, system: false, overlay: None }
     }
@@ -88,16 +96,43 @@ impl Rootfs {
     /// An empty tmpfs with what the host's programs need to run: `/usr` read-only; `/bin`, `/lib` and their like, as the
     /// host has them (links, or directories bound read-only); the dynamic linker's cache and the `alternatives` of
     /// `/etc`; `/proc`, `/dev`, and a private `/tmp`. No users, no network configuration, no home.
+    ///
+    /// ```
+    /// # use stockade::{Rootfs, Sandbox};
+    /// let sandbox = Sandbox::new().rootfs(Rootfs::system());
+    /// let output = sandbox.command("ls").arg("/").output()?;
+    /// let names = String::from_utf8_lossy(&output.stdout);
+    /// assert!(names.contains("usr\n") && !names.contains("home\n"));
+    /// # Ok::<(), stockade::Error>(())
+    /// ```
     pub fn system() -> Self {
         Self { system: true, ..Self::empty() }
     }
 
     /// The overlay as the root: its lowers are not changed, what is written is gone in the end (overlayfs).
+    ///
+    /// ```
+    /// # use stockade::{Overlay, Rootfs, Sandbox};
+    /// let sandbox = Sandbox::new().rootfs(Rootfs::overlay(Overlay::new("/usr")));
+    /// # if let Err(stockade::Error::Unsupported { .. }) = sandbox.prepare() { return Ok(()) }
+    /// assert!(sandbox.command("/bin/touch").arg("/new").status()?.success());
+    /// assert!(!std::path::Path::new("/usr/new").exists());
+    /// # Ok::<(), stockade::Error>(())
+    /// ```
     pub fn overlay(overlay: Overlay) -> Self {
         Self { overlay: Some(overlay), ..Self::empty() }
     }
 
-    /// How many bytes may be written to it (tmpfs's `size`).
+    /// How many bytes may be written to it (tmpfs's `size`); 16 MiB unless said. Zero is [`Error::Invalid`] when the policy is
+    /// prepared. Of an overlay it is [`Overlay::size`] that counts.
+    ///
+    /// ```
+    /// # use stockade::{Rootfs, Sandbox};
+    /// let sandbox = Sandbox::new().rootfs(Rootfs::system().size(1 << 20));
+    /// let script = "head -c 2M /dev/zero > /file";
+    /// assert!(!sandbox.command("sh").args(["-c", script]).output()?.outcome.success());
+    /// # Ok::<(), stockade::Error>(())
+    /// ```
     #[must_use]
     pub fn size(mut self, bytes: u64) -> Self {
         self.bytes = bytes;
@@ -105,6 +140,14 @@ impl Rootfs {
     }
 
     /// Nothing can be written to the root itself, once all is mounted; what is mounted in it is as it was asked for.
+    ///
+    /// ```
+    /// # use stockade::{Rootfs, Sandbox};
+    /// let sandbox = Sandbox::new().rootfs(Rootfs::system().read_only());
+    /// assert!(!sandbox.command("touch").arg("/file").output()?.outcome.success());
+    /// assert!(sandbox.command("touch").arg("/tmp/file").status()?.success());
+    /// # Ok::<(), stockade::Error>(())
+    /// ```
     #[must_use]
     pub fn read_only(mut self) -> Self {
         self.read_only = true;
@@ -116,6 +159,16 @@ impl Rootfs {
 ///
 /// The private layer is a tmpfs; on kernels before 6.6 that needs user namespaces to be off, since a tmpfs has no user
 /// attributes there.
+///
+/// ```
+/// # use stockade::{Overlay, Rootfs, Sandbox};
+/// let overlay = Overlay::new("/usr").size(1 << 20);
+/// let sandbox = Sandbox::new().rootfs(Rootfs::system()).overlay("/box", overlay);
+/// # if let Err(stockade::Error::Unsupported { .. }) = sandbox.prepare() { return Ok(()) }
+/// assert!(sandbox.command("touch").arg("/box/new").status()?.success());
+/// assert!(!std::path::Path::new("/usr/new").exists());
+/// # Ok::<(), stockade::Error>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct Overlay {
     lowers: Vec<PathBuf>,
@@ -123,19 +176,46 @@ pub struct Overlay {
 }
 
 impl Overlay {
-    /// Over one directory.
+    /// Over one directory. One that is not there is [`Error::Source`] when the policy is prepared.
+    ///
+    /// ```
+    /// # use stockade::{Error, Overlay, Rootfs, Sandbox};
+    /// let sandbox = Sandbox::new().rootfs(Rootfs::system()).overlay("/box", Overlay::new("/no/such"));
+    /// assert!(matches!(sandbox.prepare(), Err(Error::Source { .. })));
+    /// ```
     pub fn new(lower: impl AsRef<Path>) -> Self {
         Self { lowers: vec![lower.as_ref().to_owned()], bytes: DEFAULT_BYTES }
     }
 
     /// Adds a directory below all those so far (`lowerdir`). 64 is the most.
+    ///
+    /// ```
+    /// # use stockade::{Overlay, Rootfs, Sandbox};
+    /// let above = tempfile::tempdir().unwrap();
+    /// std::fs::write(above.path().join("mine"), "").unwrap();
+    /// let overlay = Overlay::new(above.path()).lower("/usr");
+    /// let sandbox = Sandbox::new().rootfs(Rootfs::system()).overlay("/box", overlay);
+    /// # if let Err(stockade::Error::Unsupported { .. }) = sandbox.prepare() { return Ok(()) }
+    /// assert!(sandbox.command("ls").args(["/box/mine", "/box/bin"]).output()?.outcome.success());
+    /// # Ok::<(), stockade::Error>(())
+    /// ```
     #[must_use]
     pub fn lower(mut self, lower: impl AsRef<Path>) -> Self {
         self.lowers.push(lower.as_ref().to_owned());
         self
     }
 
-    /// How many bytes may be written (64 MiB unless said).
+    /// How many bytes may be written (64 MiB unless said). Zero is [`Error::Invalid`] when the policy is prepared.
+    ///
+    /// ```
+    /// # use stockade::{Overlay, Rootfs, Sandbox};
+    /// let overlay = Overlay::new("/usr").size(1 << 20);
+    /// let sandbox = Sandbox::new().rootfs(Rootfs::system()).overlay("/box", overlay);
+    /// # if let Err(stockade::Error::Unsupported { .. }) = sandbox.prepare() { return Ok(()) }
+    /// let script = "head -c 2M /dev/zero > /box/file";
+    /// assert!(!sandbox.command("sh").args(["-c", script]).output()?.outcome.success());
+    /// # Ok::<(), stockade::Error>(())
+    /// ```
     #[must_use]
     pub fn size(mut self, bytes: u64) -> Self {
         self.bytes = bytes;
@@ -167,6 +247,8 @@ pub(crate) struct Context {
     pub(crate) tty_group: bool,
     /// Only the host's superuser may make device nodes.
     pub(crate) make_nodes: bool,
+    /// The program has a user of the host's, whose keys procfs would tell of.
+    pub(crate) hide_keys: bool,
 }
 
 /// What a plan says of the file system.
@@ -291,8 +373,9 @@ impl Compiled {
                 self.add(&entry, &target_of("tmpfs", target, false)?, format!("tmpfs at {}", target.display()))
             }
             Operation::Proc { target } => {
-                let cover = if context.user_ns { 0 } else { mount::COVER };
-                let entry = Entry { kind: mount::PROC, flags: cover, ..Entry::default() };
+                let flags = if context.user_ns { 0 } else { mount::COVER }
+                    | if context.hide_keys { mount::HIDE_KEYS } else { 0 };
+                let entry = Entry { kind: mount::PROC, flags, ..Entry::default() };
                 self.add(&entry, &target_of("proc", target, false)?, format!("proc at {}", target.display()))
             }
             Operation::Dev { target } => {
@@ -323,6 +406,32 @@ impl Compiled {
             }
         }
     }
+}
+
+/// Landlock's rules to the same end: all is read and executed, and only what a mount of the sandbox's own makes writable is
+/// written to.
+pub(crate) fn landlock_rules(root: Option<&Root>, operations: &[Operation], scopes: bool) -> Rules {
+    let (read, all) = (Access::READ | Access::EXECUTE, Access::all());
+    // A shell opens what it writes to by `>` with O_TRUNC.
+    let process = read | Access::WRITE_FILE | Access::TRUNCATE;
+    let everywhere = match root {
+        Some(Root::Private(rootfs)) if rootfs.read_only => read,
+        _ => all,
+    };
+    let mut rules = Rules::new().path("/", everywhere);
+    for operation in operations {
+        rules = match operation {
+            Operation::Bind { target, read_only: false, .. }
+            | Operation::Tmpfs { target, .. }
+            | Operation::Overlay { target, .. } => rules.path(target, all),
+            Operation::Dev { target } => rules.path(target, all),
+            // A process's own entries can be written to, as far as they are its own.
+            Operation::Proc { target } => rules.path(target, process),
+            Operation::System => rules.path("/tmp", all).path("/dev", all).optional_path("/proc", process),
+            _ => rules,
+        };
+    }
+    if scopes { rules.scope_abstract_sockets().scope_signals() } else { rules }
 }
 
 /// See [`Rootfs::system`].
@@ -381,7 +490,7 @@ pub(crate) fn c_path(setting: &'static str, path: &Path) -> Result<CString, Erro
 }
 
 /// Relative to the root, and plainly below it.
-fn target_of(setting: &'static str, target: &Path, may_be_root: bool) -> Result<CString, Error> {
+pub(crate) fn target_of(setting: &'static str, target: &Path, may_be_root: bool) -> Result<CString, Error> {
     let mut inside = PathBuf::new();
     for component in target.components() {
         match component {

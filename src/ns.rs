@@ -11,6 +11,12 @@ use crate::plan;
 
 bitflags! {
     /// A set of namespaces, by the kernel's `CLONE_NEW*` (namespaces(7)).
+    ///
+    /// ```
+    /// # use stockade::Namespaces;
+    /// assert_eq!(Namespaces::NET.bits(), 0x4000_0000); // CLONE_NEWNET
+    /// assert_eq!(Namespaces::all().iter().count(), 8);
+    /// ```
     #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
     pub struct Namespaces: u32 {
         /// Clock offsets (time_namespaces(7), `CLONE_NEWTIME`).

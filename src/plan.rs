@@ -87,6 +87,17 @@ impl<'a> Wire<'a> for &'a CStr {
     }
 }
 
+impl<'a> Wire<'a> for &'a [u8] {
+    fn decode(from: &mut Reader<'a>) -> Result<Self, Malformed> {
+        let len = u32::decode(from)?;
+        from.take(usize::try_from(len).map_err(|_| Malformed)?)
+    }
+    fn encode(&self, to: &mut impl Sink) {
+        length(self.len()).encode(to);
+        to.put(self);
+    }
+}
+
 /// A length as it is written. Nothing longer than 4 GiB is ever encoded: the host caps its plans far below that.
 fn length(len: usize) -> u32 {
     u32::try_from(len).unwrap_or(u32::MAX)
@@ -188,6 +199,17 @@ macro_rules! steps {
         /// One step of a launch, in the order in which a launch goes through them. An [`Error::Setup`] names the step that failed.
         ///
         /// [`Error::Setup`]: crate::Error::Setup
+        ///
+        /// ```
+        /// # use stockade::{Error, Sandbox, Step};
+        /// let sandbox = Sandbox::new().bind_ro("/usr", "/no/such/target");
+        /// match sandbox.command("true").spawn() {
+        ///     Err(Error::Setup { step, subject, .. }) => {
+        ///         assert_eq!((step, subject.as_str()), (Step::MountTarget, "/usr at /no/such/target"));
+        ///     }
+        ///     other => panic!("{other:?}"),
+        /// }
+        /// ```
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
         #[non_exhaustive]
         #[repr(u32)]
@@ -195,14 +217,30 @@ macro_rules! steps {
 
         impl Step {
             /// Every step, in order.
+            ///
+            /// ```
+            /// # use stockade::Step;
+            /// assert_eq!(Step::ALL.first(), Some(&Step::Stage));
+            /// assert_eq!(Step::ALL.last(), Some(&Step::Exec));
+            /// ```
             pub const ALL: &'static [Step] = &[$(Step::$name,)*];
 
             /// What the step does, in words.
+            ///
+            /// ```
+            /// # use stockade::Step;
+            /// assert_eq!(Step::Pivot.describe(), "enter the root");
+            /// ```
             pub const fn describe(self) -> &'static str {
                 match self { $(Step::$name => $text,)* }
             }
 
             /// The step with this number on the wire.
+            ///
+            /// ```
+            /// # use stockade::Step;
+            /// assert_eq!(Step::from_number(Step::Pivot as u32), Some(Step::Pivot));
+            /// ```
             pub fn from_number(number: u32) -> Option<Step> {
                 Step::ALL.iter().copied().find(|step| *step as u32 == number)
             }
@@ -231,6 +269,8 @@ steps! {
     Agent = "start the agent",
     /// The agent takes an id that is mapped (`setresuid(2)`).
     AgentIds = "take the agent's ids",
+    /// What is counted for each user namespace is limited: user namespaces in it, inotify instances (`/proc/sys/user`).
+    UserNamespaceLimit = "limit what is counted for each user namespace",
     /// Mounts are cut off from the host's (`MS_REC | MS_PRIVATE`).
     Propagation = "make the mounts private",
     /// The root is made (`open_tree(2)` or `fsmount(2)`, `move_mount(2)`).
@@ -249,6 +289,8 @@ steps! {
     Hostname = "set the host name",
     /// The loopback device is brought up.
     Loopback = "bring the loopback device up",
+    /// The Landlock rules are made (`landlock_create_ruleset(2)`, `landlock_add_rule(2)`); the index is that of the rule.
+    LandlockRules = "make the Landlock rules",
     /// The bounding set is cut down and the secure bits are set (`prctl(2)`).
     BoundingSet = "cut down the bounding set",
     /// The agent gives up the capabilities that it does not need (`capset(2)`).
@@ -279,6 +321,12 @@ steps! {
     Ids = "take the program's ids",
     /// The capabilities to keep are made to outlive the exec (`capset(2)`, `PR_CAP_AMBIENT`).
     Capabilities = "keep capabilities",
+    /// The label for the exec is set (`/proc/thread-self/attr`).
+    Label = "set the label",
+    /// The Landlock rules come into force (`landlock_restrict_self(2)`).
+    Landlock = "put the Landlock rules into force",
+    /// The filter of system calls comes into force (`seccomp(2)`).
+    Seccomp = "put the filter of system calls into force",
     /// The program is executed (`execve(2)`).
     Exec = "execute the program",
 }
@@ -317,8 +365,14 @@ pub mod flag {
     pub const SET_IDS: u32 = 1 << 14;
     /// The bounding set can be cut (the caller has CAP_SETPCAP, or a user namespace of its own).
     pub const BOUNDING_SET: u32 = 1 << 15;
-    /// The program is not the superuser of its user namespace: what is kept must be ambient to outlive the exec.
-    pub const AMBIENT: u32 = 1 << 16;
+    /// No user namespace can be made inside.
+    pub const NO_USER_NS: u32 = 1 << 16;
+    /// The filter asks the agent, who answers what it refuses.
+    pub const LISTENER: u32 = 1 << 17;
+    /// What is refused is counted in memory that is handed over with each launch.
+    pub const RECORD: u32 = 1 << 18;
+    /// The host alone is asked by the filter: the agent hands the listener over and keeps none.
+    pub const OBSERVE: u32 = 1 << 19;
 }
 
 record! {
@@ -340,6 +394,8 @@ record! {
         agent_uid: u32,
         /// The same for the group.
         agent_gid: u32,
+        /// How many inotify instances there may be inside; `u32::MAX` leaves that.
+        inotify: u32,
         /// The mounts in the caller's order, the root first if there is one.
         mounts: List<'a, Mount<'a>>,
         /// The root to enter without a mount namespace; empty for none.
@@ -352,8 +408,14 @@ record! {
         hostname: &'a CStr,
         /// The NIS domain name; empty leaves it.
         domainname: &'a CStr,
+        /// Landlock's rules, set by set.
+        landlock: List<'a, Ruleset<'a>>,
         /// The capabilities to keep, one bit each.
         keep: u64,
+        /// Those of them that are ambient.
+        ambient: u64,
+        /// What `PR_SET_SECUREBITS` adds.
+        securebits: u32,
         /// Highest capability number that this kernel knows.
         last_cap: u32,
         /// The resource limits.
@@ -364,6 +426,56 @@ record! {
         uid: u32,
         /// The program's group.
         gid: u32,
+        /// The file below procfs's `thread-self/attr` that takes the label; empty for none.
+        label_file: &'a CStr,
+        /// The label.
+        label: &'a CStr,
+        /// The filter, in the kernel's `struct sock_filter`s; empty for none.
+        filter: &'a [u8],
+        /// The same, as it would be without the agent's help: what the agent goes by when it is asked.
+        verdict: &'a [u8],
+        /// What the launch's own last calls have in their fifth argument, so that the filter lets them through.
+        secret_low: u64,
+        /// The same, in their sixth.
+        secret_high: u64,
+    }
+}
+
+record! {
+    /// Landlock: one set of rules.
+    Ruleset<'a> {
+        /// What the rules are about: `LANDLOCK_ACCESS_FS_*`.
+        files: u64,
+        /// `LANDLOCK_ACCESS_NET_*`.
+        net: u64,
+        /// `LANDLOCK_SCOPE_*`.
+        scopes: u64,
+        /// What is allowed below a path.
+        paths: List<'a, PathRule<'a>>,
+        /// What is allowed with a port.
+        ports: List<'a, PortRule>,
+    }
+}
+
+record! {
+    /// Landlock: what may be done below a path.
+    PathRule<'a> {
+        /// `LANDLOCK_ACCESS_FS_*`.
+        access: u64,
+        /// 1 if it need not be there.
+        optional: u32,
+        /// In the sandbox, relative to its root.
+        path: &'a CStr,
+    }
+}
+
+record! {
+    /// Landlock: what may be done with a TCP port.
+    PortRule {
+        /// `LANDLOCK_ACCESS_NET_*`.
+        access: u64,
+        /// The port.
+        port: u64,
     }
 }
 
@@ -422,6 +534,8 @@ pub mod mount {
     pub const MAKE_NODES: u32 = 1 << 6;
     /// The group 5 (tty) exists inside.
     pub const TTY_GROUP: u32 = 1 << 7;
+    /// Hide what a procfs tells of the user's keys.
+    pub const HIDE_KEYS: u32 = 1 << 8;
 }
 
 record! {
@@ -459,16 +573,30 @@ record! {
         cpus: u32,
         /// Cgroups to enter by writing to them, by their places among the descriptors.
         enter: List<'a, u32>,
-        /// The cgroup of version 2 to be forked into; `u32::MAX` for none, as in the next four.
+        /// The cgroup of version 2 to be forked into; `u32::MAX` for none, as in the next eleven.
         into: u32,
         /// The same, to be entered by writing where that is refused.
         procs: u32,
-        /// Readable when memory has run out.
+        /// Readable when memory has run out, in it or above it.
         oom: u32,
+        /// Counts those that were ended for that.
+        oom_count: u32,
         /// The account of CPU time.
         cpu: u32,
         /// Ends all in the cgroup.
         kill: u32,
+        /// Memory to count refused system calls in.
+        record: u32,
+        /// Stops and lets go all that is in a cgroup of version 1.
+        freezer: u32,
+        /// The processes that are in that one.
+        members: u32,
+        /// What stands in for the host's descriptors in a closure.
+        empty: u32,
+        /// Where a process that is parked gets its program from.
+        door: u32,
+        /// Where the host hears of the calls that are its to answer.
+        notices: u32,
         /// Where its descriptors go.
         descriptors: List<'a, Descriptor>,
         /// The working directory; empty leaves it.
@@ -488,6 +616,13 @@ pub mod launch {
     pub const OPEN_TERMINAL: u32 = 1 << 0;
     /// Descriptor 0 is a terminal, and becomes the controlling one.
     pub const TERMINAL: u32 = 1 << 1;
+    /// When it ends, all that is in the sandbox ends.
+    pub const LAST: u32 = 1 << 2;
+    /// The process does all that needs no program, and waits for one: a [`Start`](super::Start) with a launch and its
+    /// descriptors, on its door.
+    pub const PARKED: u32 = 1 << 3;
+    /// Of a process that was parked: the limits of time are to be told to the agent, which knows the policy's.
+    pub const OWN_LIMITS: u32 = 1 << 4;
 }
 
 record! {
@@ -500,7 +635,11 @@ record! {
     }
 }
 
-/// The host's messages, and the stage's. Each is one packet on the control socket: this number, then the record.
+/// In place of a pid: the process has been reaped.
+pub const NO_NUMBER: u32 = u32::MAX;
+
+/// The host's messages, and the stage's. Each is one packet: this number, then the record. The environment has a control
+/// socket, and each program one of its own.
 pub mod message {
     /// Host to stage, first of all: a [`Hello`](super::Hello).
     pub const HELLO: u32 = 1;
@@ -508,12 +647,22 @@ pub mod message {
     pub const DESCRIPTORS: u32 = 2;
     /// Host to stage: the id maps are written.
     pub const MAPPED: u32 = 3;
-    /// Host to agent: end the program and all that came of it.
+    /// On a program's socket: end it and all that came of it.
     pub const KILL: u32 = 4;
-    /// Host to agent: send this signal to the program. One `u32` follows.
+    /// On a program's socket: send this signal to it. One `u32` follows.
     pub const SIGNAL: u32 = 5;
-    /// Host to agent: go on without a handle, for as long as the host lives.
+    /// On any socket: go on without the handle, for as long as the host lives.
     pub const DETACH: u32 = 6;
+    /// Host to agent: a [`Start`](super::Start), and its descriptors.
+    pub const LAUNCH: u32 = 7;
+    /// Host to agent: SIGTERM to all, and end when nothing is left.
+    pub const STOP: u32 = 8;
+    /// Host to agent: tell of ends on the socket that comes along.
+    pub const WATCH: u32 = 9;
+    /// Host to agent: send your network and user namespaces to the socket that comes along.
+    pub const NAMESPACES: u32 = 10;
+    /// Host to agent: hand over the sandbox's root on the socket that comes along.
+    pub const ROOT: u32 = 11;
 
     /// Stage to host: write the id maps.
     pub const MAP: u32 = 16;
@@ -521,26 +670,51 @@ pub mod message {
     pub const AGENT: u32 = 17;
     /// Agent to host: the environment stands.
     pub const READY: u32 = 18;
-    /// Stage or agent to host: a [`Failure`](super::Failure).
+    /// Stage or agent to host, or on a program's socket: a [`Failure`](super::Failure).
     pub const FAILED: u32 = 19;
-    /// Agent to host: the program runs; its pidfd comes along, and its pid in the credentials, or in the `u32` that follows.
+    /// On a program's socket: it runs; its pidfd comes along, and its pid in the credentials, or in the `u32` that follows:
+    /// [`NO_NUMBER`](super::NO_NUMBER) if it has none any more.
     pub const STARTED: u32 = 20;
-    /// Agent to host: an [`Exit`](super::Exit).
+    /// On a program's socket: an [`Exit`](super::Exit).
     pub const EXITED: u32 = 21;
+    /// On a program's socket: its process is parked; as [`STARTED`].
+    pub const PARKED: u32 = 23;
+    /// To a watcher: an [`End`](super::End).
+    pub const END: u32 = 22;
+    /// On the socket of a [`ROOT`]: the root comes along.
+    pub const ROOT_IS: u32 = 24;
+    /// On the socket for notices, first of all: the filter's listener comes along.
+    pub const LISTENER: u32 = 25;
+    /// On the socket for notices: a [`Notice`](super::Notice).
+    pub const NOTICE: u32 = 26;
     /// Never sent: how the host reads the end of the other side.
     pub const EOF: u32 = 0;
 }
 
 record! {
-    /// The first message. With it come, in this order: the plan, the host's pidfd, the launch (if any), its descriptors,
-    /// the namespaces to join, the detached trees of the mounts.
+    /// The first message. With it come, in this order: the plan, the host's pidfd, the namespaces to join, the detached
+    /// trees of the mounts.
     Hello {
         /// Bytes of the plan.
         plan_len: u64,
-        /// Bytes of the launch; 0 for none.
-        launch_len: u64,
-        /// Descriptors of the launch.
-        launch_fds: u32,
+        /// Descriptors in all, over as many messages as it takes.
+        fds: u32,
+        /// 1 if a launch will come at once, so that nobody waits for [`READY`](message::READY).
+        launch: u32,
+    }
+}
+
+/// How much of a message a [`Start`] takes.
+pub const START: usize = 12;
+/// How long a launch may be that comes in a message.
+pub const INLINE: usize = 4000;
+
+record! {
+    /// A program to start. With it come the program's socket, its descriptors, and the launch: behind this in the same
+    /// message, or as a file, the last of the descriptors.
+    Start {
+        /// Bytes of the launch in the file; 0 if there is none.
+        file_len: u64,
         /// Descriptors in all, over as many messages as it takes.
         fds: u32,
     }
@@ -572,6 +746,8 @@ pub mod reason {
     pub const CPU_TIME: u32 = 4;
     /// Memory ran out, and the kernel ends only one process by itself.
     pub const MEMORY: u32 = 5;
+    /// It has made a system call that is refused.
+    pub const SYSCALL: u32 = 6;
 }
 
 record! {
@@ -593,12 +769,66 @@ record! {
         in_blocks: u64,
         /// Blocks of 512 bytes written.
         out_blocks: u64,
+        /// The number of the system call that was refused, with [`reason::SYSCALL`].
+        syscall: u32,
+        /// Its arguments.
+        args: Args,
+    }
+}
+
+record! {
+    /// A call waits that the host is to answer.
+    Notice {
+        /// What it is answered by.
+        id: u64,
+        /// The thread, by its number as the host sees it; 0 if that is in the credentials, or unknown.
+        thread: u32,
+        /// The call's number.
+        nr: u32,
+        /// Where it was made.
+        instruction: u64,
+        /// Its arguments.
+        args: Args,
+    }
+}
+
+record! {
+    /// A process in the sandbox has ended and been reaped.
+    End {
+        /// Its number in the sandbox, where that has numbers of its own.
+        pid: u32,
+        /// As wait4(2) gives it.
+        status: i32,
+    }
+}
+
+record! {
+    /// A system call's arguments.
+    Args {
+        /// The first.
+        a: u64,
+        /// The second.
+        b: u64,
+        /// The third.
+        c: u64,
+        /// The fourth.
+        d: u64,
+        /// The fifth.
+        e: u64,
+        /// The sixth.
+        f: u64,
     }
 }
 
 /// The most mounts that a plan may have.
 pub const MAX_MOUNTS: u32 = 4096;
-/// The most descriptors that a launch may hand over.
+/// The most sets of Landlock rules.
+pub const MAX_RULESETS: usize = 4;
+/// The most descriptors that a program may be handed.
 pub const MAX_DESCRIPTORS: u32 = 256;
+/// The most descriptors that come with a launch: the program's, those of its cgroups, and what the agent needs.
+pub const MAX_LAUNCH_FDS: usize = 320;
+/// How many numbers of system calls are counted; what lies beyond is counted as the last of them.
+pub const RECORDED_CALLS: usize = 1024;
 /// The most descriptors that go with one message (the kernel's SCM_MAX_FD is 253).
 pub const FDS_PER_MESSAGE: u32 = 250;

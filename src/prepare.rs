@@ -3,20 +3,24 @@
 use std::ffi::{CString, OsStr, OsString};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::caps::Capabilities;
+use crate::caps::{Capabilities, Securebits};
 use crate::command::Command;
+use crate::container::Container;
 use crate::error::Error;
 use crate::launch::{self, Image, Sealed};
 use crate::mount::{self, Operation, Source};
 use crate::ns::Namespaces;
 use crate::plan::{self, Plan, Sink, Wire, flag};
+use crate::pool::Pool;
 use crate::rlimit::{self, Resource};
 use crate::sandbox::Sandbox;
+use crate::seccomp::{self, Action, Filter};
 use crate::support::{self, Host, Layer, Layers, NAMESPACES, Report};
-use crate::{cgroup, idmap};
+use crate::{cgroup, idmap, landlock};
 
 impl Sink for Vec<u8> {
     fn put(&mut self, bytes: &[u8]) {
@@ -57,7 +61,8 @@ impl Packed {
 /// A checked and compiled policy, to launch from as often as wanted, from any thread.
 ///
 /// Sources of binds are resolved here; a launch fails if another file has taken the place of one of them since. It holds
-/// two descriptors of sealed memory, and those of namespaces to join.
+/// two descriptors of sealed memory, those of namespaces to join, and on version 2 that of
+/// [`device_rules`](Sandbox::device_rules).
 ///
 /// ```
 /// use stockade::Sandbox;
@@ -85,23 +90,142 @@ pub(crate) struct Inner {
     pub(crate) subjects: Vec<String>,
     pub(crate) cgroup: Option<cgroup::Compiled>,
     pub(crate) rlimits: Vec<(Resource, u64)>,
+    pub(crate) directory: Option<PathBuf>,
+    pub(crate) landlock_subjects: Vec<String>,
+    /// What is refused is counted.
+    pub(crate) records: bool,
+    /// Calls are the host's to answer.
+    pub(crate) asks_host: bool,
+    /// How it answers those that it observes: a filter in the form that can be interpreted.
+    pub(crate) observer: Option<Vec<u8>>,
+    /// What it was made from.
+    pub(crate) policy: Box<Sandbox>,
     pub(crate) joined_pid_ns: bool,
     pub(crate) has_dev: bool,
     pub(crate) program_is_init: bool,
+    /// The setting that is for programs only, and why.
+    #[cfg_attr(not(feature = "closures"), allow(dead_code))]
+    pub(crate) no_closure: Option<(&'static str, &'static str)>,
+    /// How many a tree can use at once, at most.
+    pub(crate) cpus: u32,
     pub(crate) wall_limit: Option<Duration>,
     pub(crate) output_limit: Option<u64>,
     pub(crate) setup_timeout: Duration,
     pub(crate) tree_kill_accepted: bool,
+    pub(crate) tree_kill_named: bool,
+    /// The policy, if the network namespace of one run may be given to another.
+    pub(crate) recycled: Option<Box<Sandbox>>,
+    /// The caller may join the namespaces of others.
+    pub(crate) privileged: bool,
     pub(crate) report: Report,
 }
 
 impl Prepared {
     /// As [`Sandbox::command`].
+    ///
+    /// ```
+    /// # use stockade::Sandbox;
+    /// let prepared = Sandbox::new().pid_ns().prepare()?;
+    /// assert!(prepared.command("true").status()?.success());
+    /// # Ok::<(), stockade::Error>(())
+    /// ```
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
         Command::in_prepared(self.clone(), program.as_ref())
     }
 
+    /// As [`Sandbox::closure`].
+    ///
+    /// ```
+    /// # use stockade::Sandbox;
+    /// # if std::fs::read_dir("/proc/self/task").unwrap().count() > 1 { return Ok(()) }
+    /// let prepared = Sandbox::new().pid_ns().prepare()?;
+    /// assert_eq!(prepared.closure().result_limit(100).run(|| 6 * 7)?.value, Ok(42));
+    /// # Ok::<(), stockade::Error>(())
+    /// ```
+    #[cfg(feature = "closures")]
+    pub fn closure(&self) -> crate::Closure {
+        crate::Closure::in_prepared(self.clone())
+    }
+
+    /// As [`Sandbox::run`].
+    ///
+    /// ```
+    /// # use stockade::Sandbox;
+    /// # if std::fs::read_dir("/proc/self/task").unwrap().count() > 1 { return Ok(()) }
+    /// let prepared = Sandbox::new().pid_ns().prepare()?;
+    /// assert_eq!(prepared.run(std::process::id)?.value, Ok(2));
+    /// # Ok::<(), stockade::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As for [`Closure::run`](crate::Closure::run).
+    #[cfg(feature = "closures")]
+    pub fn run<T: serde::Serialize + serde::de::DeserializeOwned>(
+        &self,
+        f: impl FnOnce() -> T,
+    ) -> Result<crate::Finished<T>, Error> {
+        self.closure().run(f)
+    }
+
+    /// As [`Sandbox::spawn_fn`].
+    ///
+    /// ```
+    /// # use stockade::Sandbox;
+    /// # if std::fs::read_dir("/proc/self/task").unwrap().count() > 1 { return Ok(()) }
+    /// let prepared = Sandbox::new().pid_ns().prepare()?;
+    /// assert_eq!(prepared.spawn_fn(|| 7)?.wait()?.code(), Some(7));
+    /// # Ok::<(), stockade::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As for [`Closure::spawn`](crate::Closure::spawn).
+    #[cfg(feature = "closures")]
+    pub fn spawn_fn(&self, f: impl FnOnce() -> i32) -> Result<crate::Child, Error> {
+        self.closure().spawn(f)
+    }
+
+    /// As [`Sandbox::start`].
+    ///
+    /// ```
+    /// # use stockade::Sandbox;
+    /// let container = Sandbox::new().pid_ns().prepare()?.start()?;
+    /// assert!(container.command("true").status()?.success());
+    /// # Ok::<(), stockade::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unsupported`] and [`Error::Setup`] if the environment could not be made. Nothing is left then.
+    pub fn start(&self) -> Result<Container, Error> {
+        Container::start(self)
+    }
+
+    /// As [`Sandbox::pool`].
+    ///
+    /// ```
+    /// # use stockade::Sandbox;
+    /// let pool = Sandbox::new().pid_ns().prepare()?.pool(1)?;
+    /// assert!(pool.command("true").status()?.success());
+    /// # Ok::<(), stockade::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Those of [`start`](Prepared::start).
+    pub fn pool(&self, size: usize) -> Result<Pool, Error> {
+        Pool::new(self, size)
+    }
+
     /// As [`Sandbox::check`].
+    ///
+    /// ```
+    /// # use stockade::{Layers, Sandbox};
+    /// let prepared = Sandbox::new().pid_ns().net_ns().prepare()?;
+    /// assert!(prepared.check()?.in_force().contains(Layers::PID_NS | Layers::NET_NS));
+    /// # Ok::<(), stockade::Error>(())
+    /// ```
     ///
     /// # Errors
     ///
@@ -112,6 +236,13 @@ impl Prepared {
     }
 
     /// What will be in force.
+    ///
+    /// ```
+    /// # use stockade::{Layers, Sandbox};
+    /// let prepared = Sandbox::new().pid_ns().prepare()?;
+    /// assert!(prepared.report().in_force().contains(Layers::PID_NS));
+    /// # Ok::<(), stockade::Error>(())
+    /// ```
     pub fn report(&self) -> &Report {
         &self.inner.report
     }
@@ -123,6 +254,7 @@ struct Settled<'a> {
     host: Host,
     namespaces: Namespaces,
     operations: Vec<Operation>,
+    rlimits: Vec<(Resource, u64)>,
     report: Report,
 }
 
@@ -148,12 +280,18 @@ pub(crate) fn prepare(sandbox: &Sandbox) -> Result<Prepared, Error> {
         chroot.as_ref().map(|source| mount::c_path("chroot", &source.path)).transpose()?.unwrap_or_default();
     let hostname = name_of("hostname", sandbox.hostname.as_deref())?;
     let domainname = name_of("domainname", sandbox.domainname.as_deref())?;
+    let landlock = compile_landlock(&mut settled)?;
     let keep = capabilities(&settled, user_ns || joined(Namespaces::USER))?;
+    let ambient = if ids.uid != 0 { keep } else { sandbox.ambient };
+    let securebits = securebits(sandbox, keep, ambient);
     // In a user namespace of its own the capability counts for nothing that was limited outside.
     let may_raise = host.caps.contains(Capabilities::SYS_RESOURCE) && !user_ns;
-    let rlimits = sandbox.rlimits.iter().map(|(resource, value)| rlimit::compile(*resource, *value, may_raise));
+    let cgroup = compile_limits(&mut settled)?;
+    let rlimits = settled.rlimits.iter().map(|(resource, value)| rlimit::compile(*resource, *value, may_raise));
     let rlimits = Packed::of(rlimits.collect::<Result<Vec<_>, _>>()?);
     let groups = Packed::of(ids.groups.iter().copied());
+    let label = sandbox.labels.compile(|error| settled.report.may_miss(error, sandbox.best_effort))?;
+    let (filter, secret) = compile_filter(&settled)?;
 
     let bounding_set = user_ns || joined(Namespaces::USER) || host.caps.contains(Capabilities::SETPCAP);
     let pid_ns = namespaces.contains(Namespaces::PID);
@@ -169,7 +307,10 @@ pub(crate) fn prepare(sandbox: &Sandbox) -> Result<Prepared, Error> {
         | set(flag::NO_NEW_PRIVS, !sandbox.new_privileges)
         | set(flag::CGROUP_NS, namespaces.contains(Namespaces::CGROUP))
         | set(flag::BOUNDING_SET, bounding_set)
-        | set(flag::AMBIENT, ids.uid != 0);
+        | set(flag::NO_USER_NS, sandbox.no_nested && user_ns)
+        | set(flag::LISTENER, filter.listener)
+        | set(flag::RECORD, filter.listener && sandbox.record)
+        | set(flag::OBSERVE, sandbox.observe);
     let mut unshare = namespaces - Namespaces::USER - Namespaces::CGROUP;
     if sandbox.pid_1 {
         unshare -= Namespaces::PID;
@@ -188,18 +329,28 @@ pub(crate) fn prepare(sandbox: &Sandbox) -> Result<Prepared, Error> {
         time_offsets: &time_offsets,
         agent_uid,
         agent_gid,
+        inotify: sandbox.inotify.filter(|_| user_ns).unwrap_or(u32::MAX),
         mounts: mounts.mounts.list(),
         chroot: &chroot_path,
         chroot_device: chroot.as_ref().map_or(0, |source| source.device),
         chroot_inode: chroot.as_ref().map_or(0, |source| source.inode),
         hostname: &hostname,
         domainname: &domainname,
+        landlock: landlock.rulesets.list(),
         keep: keep.bits(),
+        ambient: ambient.bits(),
+        securebits: securebits.bits(),
         last_cap: host.last_cap,
         rlimits: rlimits.list(),
         groups: groups.list(),
         uid: ids.uid,
         gid: ids.gid,
+        label_file: &label.file,
+        label: &label.label,
+        filter: &filter.code,
+        verdict: &filter.verdict,
+        secret_low: secret[0],
+        secret_high: secret[1],
     }
     .encode(&mut bytes);
 
@@ -215,14 +366,11 @@ pub(crate) fn prepare(sandbox: &Sandbox) -> Result<Prepared, Error> {
     if bounding_set {
         settled.report.in_force |= Layers::BOUNDING_SET;
     }
-    let best_effort = sandbox.best_effort;
-    let may_be_missing = |layer: Layer| best_effort.contains(layer.into());
-    let cgroup = sandbox.limits.compile(may_be_missing, &mut settled.report.missing)?;
-    if let Some(cgroup) = &cgroup {
-        settled.report.in_force.extend(cgroup.layers.iter().map(|layer| Layers::from(*layer)));
-        if cgroup.has_kill() {
-            settled.report.in_force |= Layers::TREE_KILL;
-        }
+    if !label.label.is_empty() {
+        settled.report.in_force |= if sandbox.labels.apparmor.is_some() { Layers::APPARMOR } else { Layers::SELINUX };
+    }
+    if !filter.code.is_empty() {
+        settled.report.in_force |= Layers::SECCOMP;
     }
     add_notes(&mut settled, &ids, user_ns);
     let inner = Inner {
@@ -234,33 +382,66 @@ pub(crate) fn prepare(sandbox: &Sandbox) -> Result<Prepared, Error> {
         namespaces,
         subjects: mounts.subjects,
         cgroup,
-        rlimits: sandbox.rlimits.clone(),
+        rlimits: settled.rlimits,
+        directory: sandbox.directory.clone(),
+        landlock_subjects: landlock.subjects,
+        records: filter.listener && sandbox.record,
+        asks_host: filter.asks_host || (filter.listener && sandbox.observe),
+        observer: sandbox.observe.then(|| filter.verdict.clone()),
+        policy: Box::new(sandbox.clone()),
         joined_pid_ns: joined(Namespaces::PID),
         has_dev: mounts.has_dev,
         program_is_init: sandbox.pid_1,
+        no_closure: no_closure(sandbox),
+        cpus: std::thread::available_parallelism().map_or(1, |cpus| u32::try_from(cpus.get()).unwrap_or(u32::MAX)),
         wall_limit: sandbox.wall_time,
         output_limit: sandbox.output,
         setup_timeout: sandbox.setup_timeout,
         tree_kill_accepted: settled.report.in_force.contains(Layers::TREE_KILL)
             || sandbox.best_effort.contains(Layers::TREE_KILL),
+        tree_kill_named: sandbox.best_effort.contains(Layers::TREE_KILL),
+        recycled: sandbox.recycle_net.then(|| Box::new(sandbox.clone())),
+        privileged: host.caps.contains(Capabilities::SYS_ADMIN),
         report: settled.report,
     };
     Ok(Prepared { inner: Arc::new(inner) })
 }
 
-/// What is wrong with any host.
-fn check_settings(sandbox: &Sandbox) -> Result<(), Error> {
-    if sandbox.wall_time.is_some_and(|limit| limit.is_zero()) {
+/// What makes sense only where there is an exec, or a process that was not forked from the host.
+fn no_closure(sandbox: &Sandbox) -> Option<(&'static str, &'static str)> {
+    if sandbox.pid_1 {
+        Some(("as_pid_1", "a closure has its agent as PID 1"))
+    } else if sandbox.new_privileges {
+        Some(("allow_new_privileges", "a closure always has no_new_privs"))
+    } else if sandbox.labels.apparmor.is_some() {
+        Some(("apparmor_profile", "it takes effect at an exec, and a closure has none"))
+    } else if sandbox.labels.selinux.is_some() {
+        Some(("selinux_context", "it takes effect at an exec, and a closure has none"))
+    } else {
+        None
+    }
+}
+
+/// Of the policy, or of one command.
+pub(crate) fn check_ends(wall: Option<Duration>, output: Option<u64>) -> Result<(), Error> {
+    if wall.is_some_and(|limit| limit.is_zero()) {
         return Err(Error::invalid("wall_time_limit", "a limit of zero"));
     }
-    if sandbox.output == Some(0) {
+    if output == Some(0) {
         return Err(Error::invalid("output_limit", "a limit of zero; give the program a null stdout instead"));
     }
+    Ok(())
+}
+
+/// What is wrong with any host.
+fn check_settings(sandbox: &Sandbox) -> Result<(), Error> {
+    check_ends(sandbox.wall_time, sandbox.output)?;
     if sandbox.setup_timeout.is_zero() {
         return Err(Error::invalid("setup_timeout", "a limit of zero"));
     }
     for (index, join) in sandbox.joins.iter().enumerate() {
-        if sandbox.namespaces.intersects(join.kind) {
+        let nested = sandbox.recycled && join.kind == Namespaces::USER;
+        if sandbox.namespaces.intersects(join.kind) && !nested {
             let reason = format!("a {} namespace is both to be made and to be joined", join.kind.file_name());
             return Err(Error::invalid("join_ns", reason));
         }
@@ -285,6 +466,7 @@ fn settle(sandbox: &Sandbox) -> Result<Settled<'_>, Error> {
         host,
         namespaces: sandbox.namespaces,
         operations: sandbox.operations.clone(),
+        rlimits: sandbox.rlimits.clone(),
         report: Report::default(),
     };
     for (layer, namespace) in NAMESPACES {
@@ -336,6 +518,10 @@ fn settle(sandbox: &Sandbox) -> Result<Settled<'_>, Error> {
     if settled.namespaces.contains(Namespaces::PID) {
         settled.report.in_force |= Layers::TREE_KILL;
     }
+    if sandbox.recycled {
+        settled.report.in_force |= Layers::NET_NS;
+        settled.report.notes.push("the network namespace is one of a pool's, and had other runs in it before".into());
+    }
     Ok(settled)
 }
 
@@ -355,6 +541,125 @@ impl Settled<'_> {
     }
 }
 
+/// The limits of the tree. Where the number of tasks cannot be limited, and something may stand in for that, the kernel
+/// counts those of the user, in its own user namespace.
+fn compile_limits(settled: &mut Settled<'_>) -> Result<Option<cgroup::Compiled>, Error> {
+    let sandbox = settled.sandbox;
+    let stands_in = sandbox.stand_ins && settled.namespaces.contains(Namespaces::USER);
+    let accepted = if stands_in { sandbox.best_effort | Layers::PIDS } else { sandbox.best_effort };
+    let report = &mut settled.report;
+    let cgroup = sandbox.limits.compile(|layer: Layer| accepted.contains(layer.into()), &mut report.missing)?;
+    if let Some(cgroup) = &cgroup {
+        report.in_force.extend(cgroup.layers.iter().map(|layer| Layers::from(*layer)));
+        if cgroup.has_kill() {
+            report.in_force |= Layers::TREE_KILL;
+        }
+    }
+    if let (true, Some(tasks)) = (stands_in && !report.in_force.contains(Layers::PIDS), sandbox.limits.pids) {
+        let set = settled.rlimits.iter().any(|(resource, _)| *resource == Resource::Processes);
+        if !set {
+            // The agent may be of the same user.
+            settled.rlimits.push((Resource::Processes, u64::from(tasks) + 1));
+        }
+        report.notes.push("RLIMIT_NPROC, of the user in its user namespace, stands in for the limit of pids".into());
+    }
+    Ok(cgroup)
+}
+
+/// All sets of Landlock's rules: the caller's, those that follow from the mounts, that of no_network().
+fn compile_landlock(settled: &mut Settled<'_>) -> Result<landlock::Compiled, Error> {
+    let sandbox = settled.sandbox;
+    if sandbox.landlock.is_empty() && !sandbox.landlock_mounts && !sandbox.no_network {
+        return Ok(landlock::Compiled::default());
+    }
+    let abi = landlock::abi();
+    let lenient = sandbox.best_effort.contains(Layers::LANDLOCK);
+    let report = &mut settled.report;
+    let mut all = sandbox.landlock.clone();
+    if abi.is_none() && !all.is_empty() && lenient {
+        all.clear();
+        report.may_miss(landlock::unsupported_here(), sandbox.best_effort)?;
+    }
+    // The kernel's own limit of what it knows is no reason not to run: these stand behind other layers.
+    let newer = abi.is_some_and(|abi| abi >= 6);
+    if sandbox.landlock_mounts && abi.is_some() {
+        all.push(mount::landlock_rules(sandbox.root.as_ref(), &settled.operations, newer));
+    } else if sandbox.landlock_mounts {
+        report.notes.push("the kernel has no Landlock: mounts and permissions alone say what may be written".into());
+    }
+    if sandbox.no_network && newer {
+        all.push(landlock::Rules::new().scope_abstract_sockets());
+    } else if sandbox.no_network && !settled.namespaces.contains(Namespaces::NET) {
+        report.notes.push(
+            "abstract unix sockets of the host are in reach: closing them takes net_ns(), or Landlock ABI 6".into(),
+        );
+    }
+    let compiled = landlock::compile(&all, abi, lenient)?;
+    if compiled.rulesets.count() > 0 {
+        report.in_force |= Layers::LANDLOCK;
+    }
+    report.notes.extend(compiled.notes.iter().cloned());
+    Ok(compiled)
+}
+
+const ENOSYS: u16 = 38;
+
+fn compile_filter(settled: &Settled<'_>) -> Result<(seccomp::Program, [u64; 2]), Error> {
+    let sandbox = settled.sandbox;
+    let network = sandbox.no_network.then(Filter::no_network);
+    if sandbox.observe {
+        // What is logged is asked about too. Without clone3(2), whose flags no filter can read, its place in what is
+        // learned is clone(2)'s.
+        let all = Filter::deny_list().otherwise(Action::Log).deny("clone3", Action::Errno(ENOSYS));
+        let filter = network.map_or(all.clone(), |network| all.and(network));
+        return with_secret(&filter, seccomp::How { secret: [0; 2], naming: false, recording: true });
+    }
+    let filter = match (sandbox.seccomp.clone(), network) {
+        (Some(filter), Some(network)) => filter.and(network),
+        (filter, network) => match filter.or(network) {
+            Some(filter) => filter,
+            None => return Ok((seccomp::Program::default(), [0; 2])),
+        },
+    };
+    with_secret(&filter, seccomp::How { secret: [0; 2], naming: true, recording: sandbox.record })
+}
+
+/// The program, and what stands in it for the secret of each process, which takes its place: nothing else that the program
+/// compares with.
+fn with_secret(filter: &Filter, how: seccomp::How) -> Result<(seccomp::Program, [u64; 2]), Error> {
+    let is_fit = |secret: &[u64; 2]| {
+        let bytes = secret.map(u64::to_ne_bytes).concat();
+        let words: Vec<_> = bytes.as_chunks().0.iter().map(|word| u32::from_ne_bytes(*word)).collect();
+        let twice = words.iter().enumerate().any(|(index, word)| words.iter().take(index).any(|other| other == word));
+        !twice && !words.into_iter().any(|word| filter.compares_with(word))
+    };
+    for _ in 0..100 {
+        let secret = secret()?;
+        if is_fit(&secret) {
+            return Ok((filter.compile(seccomp::How { secret, ..how })?, secret));
+        }
+    }
+    Err(Error::host("get random bytes")(rustix::io::Errno::IO))
+}
+
+/// What nobody can guess.
+fn secret() -> Result<[u64; 2], Error> {
+    let mut bytes = [0; 16];
+    let mut filled = 0;
+    while let Some(rest) = bytes.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+        filled += rustix::rand::getrandom(rest, rustix::rand::GetRandomFlags::empty())
+            .map_err(Error::host("get random bytes"))?;
+    }
+    let [low, high] = bytes.as_chunks().0 else { return Ok([0; 2]) };
+    Ok([low, high].map(|half| u64::from_ne_bytes(*half)))
+}
+
+fn securebits(sandbox: &Sandbox, keep: Capabilities, ambient: Capabilities) -> Securebits {
+    let own = if keep.is_empty() { Securebits::NO_CAPABILITIES } else { Securebits::empty() };
+    let ambient = !ambient.is_empty();
+    sandbox.securebits | if ambient { own - Securebits::NO_CAP_AMBIENT_RAISE } else { own }
+}
+
 fn compile_mounts(settled: &Settled<'_>, ids: &idmap::Compiled) -> Result<mount::Compiled, Error> {
     if !settled.namespaces.contains(Namespaces::MOUNT) {
         return Ok(mount::Compiled::default());
@@ -367,6 +672,8 @@ fn compile_mounts(settled: &Settled<'_>, ids: &idmap::Compiled) -> Result<mount:
         tty_group: !user_ns
             || ids.gid_map.iter().any(|range| (range.inner..range.inner.saturating_add(range.count)).contains(&5)),
         make_nodes: !user_ns && settled.host.caps.contains(Capabilities::MKNOD),
+        // A procfs that is partly covered keeps a sandbox inside from having one of its own.
+        hide_keys: settled.sandbox.no_nested && !ids.unused,
     };
     mount::compile(settled.sandbox.root.as_ref(), &settled.operations, context)
 }
@@ -384,7 +691,7 @@ pub(crate) fn c_string(setting: &'static str, text: &OsStr) -> Result<CString, E
 }
 
 fn capabilities(settled: &Settled<'_>, own_user_ns: bool) -> Result<Capabilities, Error> {
-    let keep = settled.sandbox.capabilities;
+    let keep = settled.sandbox.capabilities | settled.sandbox.ambient;
     let known = u64::MAX >> (63 - settled.host.last_cap.min(63));
     if keep.bits() & !known != 0 {
         return Err(Error::invalid("keep_capabilities", "this kernel does not know all of them"));

@@ -6,6 +6,14 @@ use crate::plan;
 macro_rules! resources {
     ($($(#[$doc:meta])* $name:ident = $number:literal $rustix:ident,)*) => {
         /// What a resource limit limits: each process by itself, not the tree (setrlimit(2)).
+        ///
+        /// ```
+        /// # use stockade::{Resource, Sandbox};
+        /// let sandbox = Sandbox::new().rlimit(Resource::FileSize, 1000).rlimit(Resource::Core, 1);
+        /// let script = "head -c 2000 /dev/zero > /tmp/$$; s=$?; rm /tmp/$$; exit $s";
+        /// assert!(!sandbox.command("sh").args(["-c", script]).output()?.outcome.success());
+        /// # Ok::<(), stockade::Error>(())
+        /// ```
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
         #[non_exhaustive]
         #[repr(u32)]
@@ -13,6 +21,11 @@ macro_rules! resources {
 
         impl Resource {
             /// Every resource.
+            ///
+            /// ```
+            /// # use stockade::Resource;
+            /// assert_eq!(Resource::ALL.len(), 16);
+            /// ```
             pub const ALL: &'static [Resource] = &[$(Resource::$name,)*];
 
             fn rustix(self) -> rustix::process::Resource {

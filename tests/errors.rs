@@ -177,6 +177,10 @@ fn descriptors_that_clash() {
     });
 }
 
+fn is_about(error: &Error, directory: &str) -> bool {
+    matches!(error, Error::Setup { step: Step::WorkingDirectory, subject, .. } if subject == directory)
+}
+
 #[test]
 fn working_directories_that_are_not_there() {
     alone("working_directories_that_are_not_there", || {
@@ -187,9 +191,23 @@ fn working_directories_that_are_not_there() {
                     c.current_dir(directory);
                     c
                 });
-                assert!(matches!(error, Error::Setup { step: Step::WorkingDirectory, .. }), "{error:?}");
+                assert!(is_about(&error, directory), "{error:?}");
             }
         }
+        // As the sandbox has it, and in a live container.
+        let sandbox = Sandbox::new().pid_ns().current_dir("/no/such");
+        assert!(is_about(&sandbox.command("true").status().unwrap_err(), "/no/such"));
+        let container = sandbox.start().unwrap();
+        assert!(is_about(&container.command("true").status().unwrap_err(), "/no/such"));
+        let error = container.command("true").current_dir("/nor/this").status().unwrap_err();
+        assert!(is_about(&error, "/nor/this"), "{error:?}");
+        drop(container);
+        // Its own, which is gone.
+        let gone = directory();
+        std::env::set_current_dir(gone.path()).unwrap();
+        drop(gone);
+        let error = Sandbox::new().mount_ns().tmpfs("/mnt", 4096).command("true").status().unwrap_err();
+        assert!(is_about(&error, "the host program's own"), "{error:?}");
     });
 }
 

@@ -122,22 +122,30 @@ fn tmpfs_has_its_size() {
 
 #[test]
 fn devices() {
-    let sandbox = empty();
+    has_its_devices(&empty());
+    // Mounted over the host's own, which are bound where none can be made.
+    has_its_devices(&Sandbox::new().pid_ns().dev("/dev"));
+    has_its_devices(&Sandbox::new().pid_ns().user_ns().dev("/dev"));
+    let masked = Sandbox::new().dev("/dev").mask("/etc/passwd");
+    assert_eq!(says(&masked, "wc -c </etc/passwd"), "0");
+}
+
+fn has_its_devices(sandbox: &Sandbox) {
     let script = "for d in null zero full random urandom tty; do test -c /dev/$d && echo $d; done | tr '\\n' ' ';
         head -c 4 /dev/zero | od -An -tx1; head -c 8 /dev/urandom | wc -c; echo x >/dev/null && echo null-ok;
         (echo x >/dev/full) 2>/dev/null || echo full-ok; echo shm >/dev/shm/a && cat /dev/shm/a; echo fd | cat /dev/fd/0; ls /dev/pts";
     assert_eq!(
-        says(&sandbox, script),
+        says(sandbox, script),
         "null zero full random urandom tty  00 00 00 00\n8\nnull-ok\nfull-ok\nshm\nfd\nptmx"
     );
     // Nothing can be put in their place.
-    assert!(!works(&sandbox, "touch /dev/new || rm /dev/null || mv /dev/zero /dev/z"));
+    assert!(!works(sandbox, "touch /dev/new || rm /dev/null || mv /dev/zero /dev/z"));
     assert_eq!(
-        says(&sandbox, "ls /dev | tr '\\n' ' '"),
+        says(sandbox, "ls /dev | tr '\\n' ' '"),
         "fd full null ptmx pts random shm stderr stdin stdout tty urandom zero"
     );
     // Shared memory is not shared between sandboxes.
-    assert_eq!(says(&sandbox, "ls -A /dev/shm"), "");
+    assert_eq!(says(sandbox, "ls -A /dev/shm"), "");
 }
 
 #[test]

@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{all_namespaces, alone, is_root, outer_filter, says};
+use common::{all_namespaces, alone, is_root, outer_filter, says, works};
 use stockade::{Error, Layer, Layers, Rootfs, Sandbox, Support};
 
 #[test]
@@ -93,6 +93,20 @@ fn what_is_missing_is_an_error_unless_named() {
         assert!(report.to_string().contains("missing   UTS namespace"), "{report}");
         let support = Support::probe();
         assert!(support.missing(Layer::UserNs).is_some() && support.missing(Layer::NetNs).is_some());
+    });
+}
+
+#[test]
+fn a_source_that_a_filter_keeps_closed() {
+    alone("a_source_that_a_filter_keeps_closed", || {
+        let sandboxes = [Sandbox::new().bind_ro("/usr", "/mnt"), Sandbox::new().user_ns().bind_ro("/usr", "/mnt")];
+        assert!(sandboxes.iter().all(|sandbox| works(sandbox, "test -d /mnt/bin")));
+        outer_filter(&[libc::SYS_open_tree], libc::EPERM);
+        for sandbox in &sandboxes {
+            let error = sandbox.command("true").status().unwrap_err();
+            let Error::Unsupported { layer: Layer::Mounts, reason, remedy, .. } = &error else { panic!("{error:?}") };
+            assert!(reason.contains("open a mount's source") && remedy.contains("mount calls"), "{error}");
+        }
     });
 }
 

@@ -5,7 +5,7 @@
 #[allow(dead_code, unused_imports)]
 mod plan;
 
-use plan::{Exit, Failure, Hello, Launch, List, Plan, Sink, Wire, decode};
+use plan::{Exit, Failure, Hello, Launch, List, Plan, Sink, Start, Wire, decode};
 
 struct Buffer(Vec<u8>);
 
@@ -30,6 +30,11 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
         same(bytes, &plan);
         walk(&plan.joins);
         walk(&plan.mounts);
+        walk(&plan.landlock);
+        for set in plan.landlock.iter() {
+            walk(&set.paths);
+            walk(&set.ports);
+        }
         walk(&plan.rlimits);
         walk(&plan.groups);
     }
@@ -42,6 +47,9 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     }
     if let Ok(hello) = decode::<Hello>(bytes) {
         same(bytes, &hello);
+    }
+    if let Ok(start) = decode::<Start>(bytes) {
+        same(bytes, &start);
     }
     if let Ok(failure) = decode::<Failure>(bytes) {
         same(bytes, &failure);

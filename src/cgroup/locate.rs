@@ -78,7 +78,7 @@ fn own_path(cgroup: &str, controllers: Option<&[String]>) -> Option<String> {
 /// its top it is then.
 fn place(mount: &Path, root: &str, own: Option<&str>) -> PathBuf {
     let below = own.and_then(|own| Path::new(own).strip_prefix(root).ok()).unwrap_or(Path::new(""));
-    if below.components().any(|part| part == std::path::Component::ParentDir) {
+    if !below.components().all(|part| matches!(part, std::path::Component::Normal(_))) {
         return mount.to_owned();
     }
     // `join("")` would leave a slash at the end.
@@ -150,6 +150,8 @@ mod tests {
         let mounts = "24 30 0:22 / /mnt/my\\040cgroups rw - cgroup2 none rw\n";
         assert_eq!(owns(mounts, "0::/a b\n"), [("/mnt/my cgroups/a b".into(), true)]);
         assert_eq!(unescape("a\\134b\\x"), "a\\b\\x");
+        // No kernel writes an empty root; to join what is left of the path then would leave the mount.
+        assert_eq!(owns("24 30 0:22  /mnt rw - cgroup2 none rw\n", "0::/a\n"), [("/mnt".into(), true)]);
         assert!(parse("garbage\n1 2 3\n - \n", "::\n\n:").is_empty());
     }
 }

@@ -1,18 +1,31 @@
 //! Version 1: the files of each controller's own hierarchy.
 
 use std::fs::{self, File};
+use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
 use rustix::event::{EventfdFlags, eventfd};
+use rustix::io::Errno;
 
-use super::{Accounts, Controller, Limits, Setting, entry, failed, number, page_size};
+use super::limits::{Controller, Limits, Setting};
+use super::{Accounts, entry, failed, number, page_size, sweep};
 use crate::error::Error;
 use crate::support::Layer;
 
 /// Microseconds of a period of `cpu.cfs_quota_us`.
 pub(super) const PERIOD: u64 = 100_000;
+
+/// Where a weight for disks is written to. The root of the hierarchy has none, and gives one to those below it.
+fn weight_file(parent: &Path) -> Result<Option<&'static str>, Error> {
+    let of =
+        |directory: &Path| ["blkio.bfq.weight", "blkio.weight"].into_iter().find(|file| directory.join(file).exists());
+    match of(parent) {
+        None => sweep::attempt(parent, of).map_err(failed(parent)),
+        found => Ok(found),
+    }
+}
 
 pub(super) fn settings(limits: &Limits, controller: Controller, parent: &Path) -> Result<Vec<Setting>, Error> {
     let set = Setting::new;
@@ -30,7 +43,8 @@ pub(super) fn settings(limits: &Limits, controller: Controller, parent: &Path) -
                 all.push(set("memory.limit_in_bytes", bytes.min(i64::MAX.unsigned_abs()).to_string()));
                 // Memory and swap together; swap is none unless said. The file is missing without swap accounting.
                 let both = bytes.saturating_add(limits.swap.unwrap_or(0)).min(i64::MAX.unsigned_abs());
-                all.push(Setting { optional: true, ..set("memory.memsw.limit_in_bytes", both.to_string()) });
+                let optional = limits.swap.unwrap_or(0) == 0;
+                all.push(Setting { optional, ..set("memory.memsw.limit_in_bytes", both.to_string()) });
             }
         }
         Controller::Cpu => {
@@ -57,8 +71,7 @@ pub(super) fn settings(limits: &Limits, controller: Controller, parent: &Path) -
                 }
             }
             if let Some(weight) = limits.io_weight {
-                let file = ["blkio.bfq.weight", "blkio.weight"].into_iter().find(|file| parent.join(file).exists());
-                let Some(file) = file else {
+                let Some(file) = weight_file(parent)? else {
                     return Err(Error::Unsupported {
                         layer: Layer::Io,
                         reason: "no I/O scheduler with weights is built into this kernel".into(),
@@ -74,7 +87,7 @@ pub(super) fn settings(limits: &Limits, controller: Controller, parent: &Path) -
                 all.push(set(&format!("hugetlb.{}.limit_in_bytes", page_size(*size)), bytes.to_string()));
             }
         }
-        Controller::Cpuset | Controller::Pids | Controller::CpuTime => {}
+        _ => {}
     }
     Ok(all)
 }
@@ -111,41 +124,67 @@ pub(super) fn inherit_cpuset(parent: &Path, path: &Path) -> Result<(), Error> {
 
 /// A descriptor that becomes readable when the limit is hit and nothing can be reclaimed. The kernel then ends one process
 /// only; the agent ends the others.
-pub(super) fn watch_oom(path: &Path) -> Option<OwnedFd> {
-    let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).ok()?;
-    let control = File::open(path.join("memory.oom_control")).ok()?;
-    fs::write(path.join("cgroup.event_control"), format!("{} {}", event.as_raw_fd(), control.as_raw_fd())).ok()?;
-    Some(event)
+pub(super) fn watch_oom(path: &Path) -> io::Result<Option<OwnedFd>> {
+    watch(path, "memory.oom_control", "")
 }
 
-pub(super) fn accounts(path: &Path, controllers: &[Controller], accounts: &mut Accounts) {
-    let file = |name: &str| path.join(name);
+/// A descriptor that becomes readable when the kernel has something to tell of a file (`cgroup.event_control`), and when
+/// the cgroup is removed. None where the kernel tells nothing of it: a real-time kernel, or one without that file.
+pub(super) fn watch(path: &Path, file: &str, arguments: &str) -> io::Result<Option<OwnedFd>> {
+    let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+    let told = File::open(path.join(file)).and_then(|file| {
+        let line = format!("{} {}{arguments}", event.as_raw_fd(), file.as_raw_fd());
+        fs::write(path.join("cgroup.event_control"), line)
+    });
+    match told {
+        Ok(()) => Ok(Some(event)),
+        Err(error)
+            if [Errno::NOENT, Errno::OPNOTSUPP, Errno::INVAL]
+                .map(Errno::raw_os_error)
+                .map(Some)
+                .contains(&error.raw_os_error()) =>
+        {
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// `read` gives the text of a file of this cgroup's.
+pub(super) fn accounts(
+    read: &dyn Fn(&'static str) -> Option<String>,
+    controllers: &[Controller],
+    accounts: &mut Accounts,
+) {
+    let number = |name| number(&read(name)?);
+    let entry = |name, key| entry(&read(name)?, key);
     for controller in controllers {
         match controller {
             Controller::Memory => {
-                accounts.memory_current = number(&file("memory.usage_in_bytes"));
-                accounts.memory_peak = number(&file("memory.max_usage_in_bytes"));
-                accounts.oom_kills = entry(&file("memory.oom_control"), "oom_kill");
+                accounts.memory_peak = number("memory.max_usage_in_bytes");
+                accounts.oom_kills = entry("memory.oom_control", "oom_kill");
             }
             Controller::Pids => {
-                accounts.pids_peak = number(&file("pids.peak"));
-                accounts.pids_refused = entry(&file("pids.events"), "max");
+                accounts.pids_peak = number("pids.peak");
+                accounts.pids_refused = entry("pids.events", "max");
             }
-            Controller::CpuTime => accounts.cpu = number(&file("cpuacct.usage")).map(Duration::from_nanos),
+            Controller::CpuTime => accounts.cpu = number("cpuacct.usage").map(Duration::from_nanos),
             Controller::Cpu => {
-                accounts.throttled = entry(&file("cpu.stat"), "throttled_time").map(Duration::from_nanos);
+                accounts.throttled = entry("cpu.stat", "throttled_time").map(Duration::from_nanos);
+                // Where both are mounted as one, as systemd does, this comes for nothing.
+                accounts.cpu = accounts.cpu.or(number("cpuacct.usage").map(Duration::from_nanos));
             }
             Controller::Io => {
-                accounts.io_read_bytes = sum(&file("blkio.throttle.io_service_bytes"), " Read ");
-                accounts.io_write_bytes = sum(&file("blkio.throttle.io_service_bytes"), " Write ");
+                let text = read("blkio.throttle.io_service_bytes");
+                accounts.io_read_bytes = text.as_deref().map(|text| sum(text, " Read "));
+                accounts.io_write_bytes = text.as_deref().map(|text| sum(text, " Write "));
             }
-            Controller::Cpuset | Controller::Hugetlb => {}
+            _ => {}
         }
     }
 }
 
 /// Over all devices.
-fn sum(path: &Path, word: &str) -> Option<u64> {
-    let text = fs::read_to_string(path).ok()?;
-    Some(text.lines().filter_map(|line| line.split_once(word)?.1.trim().parse::<u64>().ok()).sum())
+fn sum(text: &str, word: &str) -> u64 {
+    text.lines().filter_map(|line| line.split_once(word)?.1.trim().parse::<u64>().ok()).sum()
 }

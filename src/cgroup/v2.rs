@@ -1,17 +1,25 @@
 //! Version 2: one hierarchy, whose controllers are given from parent to child.
 
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Write as _};
 use std::path::Path;
 use std::time::Duration;
 
+use rustix::io::Errno;
+
+use super::limits::{Controller, Limits, Setting};
 use super::v1::{PERIOD, device_of, quota};
-use super::{Accounts, Controller, Limits, Pressure, Setting, entry, number, page_size};
+use super::{Accounts, Pressure, entry, failed, number, page_size};
 use crate::error::Error;
 
 /// Sees to it that children of this cgroup can be made, and have the controller.
 pub(super) fn enable(parent: &Path, controller: Option<&str>) -> io::Result<()> {
-    rustix::fs::access(parent, rustix::fs::Access::WRITE_OK)?;
+    rustix::fs::access(parent, rustix::fs::Access::WRITE_OK).map_err(|errno| {
+        // To one whose directory it is not the kernel says EACCES first.
+        let read_only =
+            rustix::fs::statvfs(parent).is_ok_and(|mount| mount.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY));
+        if read_only { Errno::ROFS } else { errno }
+    })?;
     let Some(controller) = controller else { return Ok(()) };
     let has = |file: &str| -> io::Result<bool> {
         Ok(fs::read_to_string(parent.join(file))?.split_whitespace().any(|name| name == controller))
@@ -32,6 +40,37 @@ pub(super) fn enable(parent: &Path, controller: Option<&str>) -> io::Result<()> 
     fs::write(parent.join("cgroup.subtree_control"), format!("+{controller}"))
 }
 
+/// Gives all controllers that a cgroup has to those below it, and sees to it that a lack of memory of its own ends one of
+/// those only, not all. The kernel knows what it has already; so do we.
+pub(super) fn give_all(path: &Path) -> Result<(), Error> {
+    let read = |file: &str| {
+        let file = path.join(file);
+        fs::read_to_string(&file).map_err(failed(&file))
+    };
+    let given = read("cgroup.subtree_control")?;
+    let has = read("cgroup.controllers")?;
+    let missing: Vec<_> =
+        has.split_whitespace().filter(|name| given.split_whitespace().all(|other| other != *name)).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    for name in &missing {
+        // One that cannot be given is no loss to the others.
+        let _ = fs::write(path.join("cgroup.subtree_control"), format!("+{name}"));
+    }
+    if missing.contains(&"memory") {
+        let file = path.join("memory.oom.group");
+        fs::write(&file, "0").map_err(failed(&file))?;
+    }
+    Ok(())
+}
+
+/// Whether perf_event_open(2) can count a cgroup, on whatever hierarchy.
+pub(super) fn counts_perf_events() -> bool {
+    let controllers = fs::read_to_string("/proc/cgroups").unwrap_or_default();
+    controllers.lines().any(|line| line.starts_with("perf_event\t"))
+}
+
 pub(super) fn settings(limits: &Limits, controller: Controller) -> Result<Vec<Setting>, Error> {
     let set = Setting::new;
     let mut all = vec![];
@@ -39,9 +78,8 @@ pub(super) fn settings(limits: &Limits, controller: Controller) -> Result<Vec<Se
         Controller::Memory => {
             if let Some(bytes) = limits.memory {
                 all.push(set("memory.max", bytes.to_string()));
-                all.push(set("memory.oom.group", "1".into()));
-                let swap = limits.swap.unwrap_or(0).to_string();
-                all.push(Setting { optional: true, ..set("memory.swap.max", swap) });
+                let swap = limits.swap.unwrap_or(0);
+                all.push(Setting { optional: swap == 0, ..set("memory.swap.max", swap.to_string()) });
             }
             all.extend(limits.memory_high.map(|bytes| set("memory.high", bytes.to_string())));
             all.extend(limits.memory_low.map(|bytes| set("memory.low", bytes.to_string())));
@@ -73,53 +111,73 @@ pub(super) fn settings(limits: &Limits, controller: Controller) -> Result<Vec<Se
                 all.push(set(&format!("hugetlb.{}.max", page_size(*size)), bytes.to_string()));
             }
         }
-        Controller::Cpuset | Controller::Pids | Controller::CpuTime => {}
+        _ => {}
     }
     Ok(all)
 }
 
-pub(super) fn accounts(path: &Path, controllers: &[Controller], accounts: &mut Accounts) {
-    let file = |name: &str| path.join(name);
-    accounts.cpu = entry(&file("cpu.stat"), "usage_usec").map(Duration::from_micros);
+/// `read` gives the text of a file of this cgroup's.
+pub(super) fn accounts(
+    read: &dyn Fn(&'static str) -> Option<String>,
+    controllers: &[Controller],
+    accounts: &mut Accounts,
+) {
+    let number = |name| number(&read(name)?);
+    let entry = |text: &Option<String>, key| entry(text.as_deref()?, key);
+    let cpu = read("cpu.stat");
+    accounts.cpu = entry(&cpu, "usage_usec").map(Duration::from_micros);
     if let [Some(cpu), Some(memory), Some(io)] =
-        ["cpu.pressure", "memory.pressure", "io.pressure"].map(|name| waited(&file(name)))
+        ["cpu.pressure", PRESSURE, "io.pressure"].map(|name| waited(&read(name)?))
     {
         accounts.pressure = Some(Pressure { cpu, memory, io });
     }
     for controller in controllers {
         match controller {
             Controller::Memory => {
-                accounts.memory_current = number(&file("memory.current"));
-                accounts.memory_peak = number(&file("memory.peak"));
-                accounts.swap_peak = number(&file("memory.swap.peak"));
-                accounts.oom_kills = entry(&file("memory.events"), "oom_kill");
+                accounts.memory_peak = number("memory.peak");
+                accounts.swap_peak = number("memory.swap.peak");
+                accounts.oom_kills = entry(&read("memory.events"), "oom_kill");
             }
             Controller::Pids => {
-                accounts.pids_peak = number(&file("pids.peak"));
-                accounts.pids_refused = entry(&file("pids.events"), "max");
+                accounts.pids_peak = number("pids.peak");
+                accounts.pids_refused = entry(&read("pids.events"), "max");
             }
-            Controller::Cpu => {
-                accounts.throttled = entry(&file("cpu.stat"), "throttled_usec").map(Duration::from_micros);
-            }
+            Controller::Cpu => accounts.throttled = entry(&cpu, "throttled_usec").map(Duration::from_micros),
             Controller::Io => {
-                accounts.io_read_bytes = sum(&file("io.stat"), "rbytes=");
-                accounts.io_write_bytes = sum(&file("io.stat"), "wbytes=");
+                let text = read("io.stat");
+                accounts.io_read_bytes = text.as_deref().map(|text| sum(text, "rbytes="));
+                accounts.io_write_bytes = text.as_deref().map(|text| sum(text, "wbytes="));
             }
-            Controller::Cpuset | Controller::Hugetlb | Controller::CpuTime => {}
+            _ => {}
         }
     }
 }
 
+pub(super) const PRESSURE: &str = "memory.pressure";
+
+/// A file that is told of by POLLPRI when tasks have waited for memory so long within two seconds, the shortest time that
+/// everybody may ask for. None where the kernel has no such figures, or lets only the privileged ask.
+pub(super) fn watch_pressure(path: &Path, waited: Duration) -> io::Result<Option<File>> {
+    let file = File::options().read(true).write(true).open(path.join(PRESSURE));
+    let told = file.and_then(|mut file| {
+        // The kernel wants the zero.
+        file.write_all(format!("some {} 2000000\0", waited.as_micros()).as_bytes())?;
+        Ok(file)
+    });
+    match told {
+        Ok(file) => Ok(Some(file)),
+        Err(error) if error.raw_os_error() == Some(Errno::MFILE.raw_os_error()) => Err(error),
+        Err(_) => Ok(None),
+    }
+}
+
 /// The total of the line `some`, in microseconds.
-fn waited(path: &Path) -> Option<Duration> {
-    let text = fs::read_to_string(path).ok()?;
+pub(super) fn waited(text: &str) -> Option<Duration> {
     let some = text.lines().find(|line| line.starts_with("some "))?;
     some.rsplit_once("total=")?.1.trim().parse().ok().map(Duration::from_micros)
 }
 
 /// Over all devices.
-fn sum(path: &Path, key: &str) -> Option<u64> {
-    let text = fs::read_to_string(path).ok()?;
-    let values = text.split_whitespace().filter_map(|word| word.strip_prefix(key)?.parse::<u64>().ok());
-    Some(values.sum())
+fn sum(text: &str, key: &str) -> u64 {
+    text.split_whitespace().filter_map(|word| word.strip_prefix(key)?.parse::<u64>().ok()).sum()
 }

@@ -107,6 +107,24 @@ pub(crate) fn above_streams(fd: OwnedFd) -> io::Result<OwnedFd> {
     if fd.as_raw_fd() > 2 { Ok(fd) } else { Ok(rustix::io::fcntl_dupfd_cloexec(&fd, 3)?) }
 }
 
+/// Memory of a fixed size that host and agent both write to.
+pub(crate) fn scratch(name: &std::ffi::CStr, len: u64) -> Result<File, Error> {
+    let memory = memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING);
+    let file = File::from(memory.map_err(Error::host("make shared memory"))?);
+    file.set_len(len).map_err(Error::host("make shared memory"))?;
+    fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)
+        .map_err(Error::host("make shared memory"))?;
+    Ok(file)
+}
+
+/// A descriptor that can be neither read nor written, and leads to nothing (`O_PATH`).
+pub(crate) fn empty_file() -> io::Result<OwnedFd> {
+    let memory = memfd_create(c"stockade-empty", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+    fcntl_add_seals(&memory, SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
+    let path = super::descriptor_path(&memory);
+    Ok(rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, rustix::fs::Mode::empty())?)
+}
+
 /// Bytes that nobody can change any more, to be mapped by the stage.
 #[derive(Debug)]
 pub(crate) struct Sealed {
@@ -133,6 +151,14 @@ impl Sealed {
 
     pub(crate) fn len(&self) -> u64 {
         self.len
+    }
+
+    #[cfg(fuzzing)]
+    pub(crate) fn bytes(&self) -> Vec<u8> {
+        let mut bytes = vec![0; usize::try_from(self.len).unwrap_or(0)];
+        let read = self.file.read_exact_at(&mut bytes, 0);
+        assert!(read.is_ok(), "sealed memory can be read");
+        bytes
     }
 }
 

@@ -1,8 +1,8 @@
 //! Process S: from the host's spawn to the fork of the agent.
 
-use super::plan::{Failure, Hello, Launch, Plan, Sink, Step, Wire, decode, flag, message};
+use super::plan::{FDS_PER_MESSAGE, Failure, Hello, Plan, Sink, Step, Wire, decode, flag, message};
 use super::serve;
-use super::sys::{self, Errno, Fd};
+use super::sys::{self, Errno, Fd, Tid};
 
 /// What a step could not do.
 pub struct Failed {
@@ -58,13 +58,43 @@ impl<const N: usize> Buffer<N> {
     }
 }
 
+/// The same on any socket.
+pub fn send<'a>(
+    socket: Fd,
+    message: u32,
+    record: &impl Wire<'a>,
+    fds: &[Fd],
+    pid: Option<(i32, u32, u32)>,
+) -> sys::Result<()> {
+    let mut packet = Buffer::<160>::new();
+    message.encode(&mut packet);
+    record.encode(&mut packet);
+    sys::send(socket, packet.bytes(), fds, pid)
+}
+
+/// The same, but never waits for room. EAGAIN: there is none.
+pub fn send_at_once<'a>(
+    socket: Fd,
+    message: u32,
+    record: &impl Wire<'a>,
+    pid: Option<(i32, u32, u32)>,
+) -> sys::Result<()> {
+    let mut packet = Buffer::<160>::new();
+    message.encode(&mut packet);
+    record.encode(&mut packet);
+    sys::send_at_once(socket, packet.bytes(), pid)
+}
+
 impl Control {
     /// Sends a packet: the message's number, then a record. If the host is gone nobody misses it.
-    pub fn send<'a>(&self, message: u32, record: &impl Wire<'a>, fds: &[Fd], pid: Option<(i32, u32, u32)>) -> sys::Result<()> {
-        let mut packet = Buffer::<96>::new();
-        message.encode(&mut packet);
-        record.encode(&mut packet);
-        sys::send(self.socket, packet.bytes(), fds, pid)
+    pub fn send<'a>(
+        &self,
+        message: u32,
+        record: &impl Wire<'a>,
+        fds: &[Fd],
+        pid: Option<(i32, u32, u32)>,
+    ) -> sys::Result<()> {
+        send(self.socket, message, record, fds, pid)
     }
 
     pub fn fail(&self, failed: &Failed) {
@@ -73,25 +103,36 @@ impl Control {
     }
 }
 
+/// In a fork of the host: what runs in place of a program.
+#[derive(Clone, Copy)]
+pub struct Body<'a> {
+    /// It returns the code to exit with.
+    pub call: &'a dyn Fn() -> i32,
+    /// The numbers of the descriptors that the host had open: its memory may still name them.
+    pub open: &'a [u32],
+    pub tid: Tid,
+}
+
 /// What came with the hello, mapped and decoded.
-pub struct Received {
+pub struct Received<'a> {
     pub plan: Plan<'static>,
-    pub launch: Option<Launch<'static>>,
-    /// The first descriptor of the launch; the others follow.
-    pub launch_fds: u32,
+    /// None in the stage's own program.
+    pub body: Option<Body<'a>>,
     /// The first of the namespaces to join.
     pub join_fds: u32,
     /// The first of the detached trees.
     pub tree_fds: u32,
-    /// The descriptor limit that had to be raised to receive them all, to be set back for the program.
-    pub nofile: Option<[u64; 2]>,
+    /// A launch is on its way, and nobody waits to hear that the environment stands.
+    pub launch: bool,
+    /// The descriptor limit, which was raised for the agent, to be set back for each program.
+    pub nofile: [u64; 2],
 }
 
 /// The stage's whole life. The agent and the program are children of it, and never return here.
-pub fn run(socket: Fd) -> ! {
+pub fn run(socket: Fd, body: Option<Body<'_>>) -> ! {
     // Until the host's pidfd is here the socket's own end must do.
     let mut control = Control { socket, host: socket };
-    match enter(&mut control) {
+    match enter(&mut control, body) {
         Ok(()) => sys::exit(0),
         Err(failed) => {
             control.fail(&failed);
@@ -100,13 +141,13 @@ pub fn run(socket: Fd) -> ! {
     }
 }
 
-fn enter(control: &mut Control) -> Result<(), Failed> {
+fn enter(control: &mut Control, body: Option<Body<'_>>) -> Result<(), Failed> {
     sys::set_name(c"stockade");
-    sys::default_signals();
+    sys::default_signals().at(Step::Receive)?;
     sys::umask(0o022);
     // The host may have anything open, up to the kernel's own ceiling, fs.nr_open.
     sys::close_range(1, u32::MAX, 1 << 20).at(Step::Receive)?;
-    let received = receive(control).at(Step::Receive)?;
+    let received = receive(control, body).at(Step::Receive)?;
     let plan = &received.plan;
 
     sys::setsid().at(Step::Session)?;
@@ -127,7 +168,7 @@ fn enter(control: &mut Control) -> Result<(), Failed> {
     }
     // From here on nobody of the same uid may look in. (Before, procfs would have given our own files to root.)
     sys::prctl(sys::PR_SET_DUMPABLE, 0, 0).at(Step::Agent)?;
-    match sys::fork(sys::CLONE_PARENT).at(Step::Agent)? {
+    match sys::fork(sys::CLONE_PARENT, Tid::NONE).at(Step::Agent)? {
         sys::Fork::Child => serve::run(*control, received),
         sys::Fork::Parent { pid, pidfd } => {
             let introduced = control.send(message::AGENT, &(pid as u32), &[pidfd], None);
@@ -148,7 +189,7 @@ fn map_ids(control: &Control, plan: &Plan<'_>) -> sys::Result<()> {
         sys::poll(&mut set, None)?;
         let [socket, _] = set;
         let mut buffer = [0; 16];
-        let (len, _) = if socket.ready() { sys::receive(control.socket, &mut buffer, false)? } else { (0, None) };
+        let (len, _) = if socket.ready() { sys::receive(control.socket, &mut buffer, &mut [], false)? } else { (0, 0) };
         if buffer.get(..len).map(decode::<u32>) != Some(Ok(message::MAPPED)) {
             return Err(Errno::PROTO);
         }
@@ -164,44 +205,43 @@ fn map_ids(control: &Control, plan: &Plan<'_>) -> sys::Result<()> {
 }
 
 /// Descriptors come in order, and nothing else is open but 0, so that they are numbered 1, 2, 3 and so on.
-fn receive(control: &mut Control) -> sys::Result<Received> {
+fn receive<'a>(control: &mut Control, body: Option<Body<'a>>) -> sys::Result<Received<'a>> {
     const PLAN: u32 = 1;
     const HOST: u32 = 2;
-    const LAUNCH: u32 = 3;
 
-    let mut buffer = [0; 64];
-    let (len, fds) = sys::receive(control.socket, &mut buffer, true)?;
-    let packet = buffer.get(..len).and_then(|packet| packet.split_first_chunk::<4>()).ok_or(Errno::PROTO)?;
-    let (&number, body) = packet;
-    let (Ok(message::HELLO), Ok(hello)) = (decode::<u32>(&number), decode::<Hello>(body)) else {
-        return Err(Errno::PROTO);
-    };
-    let mut count = expect(fds, 1)?;
-    control.host = Fd(HOST as i32);
-
-    // Only large sandboxes need more descriptors than any limit in use allows.
-    let nofile = if hello.fds > 200 { Some(sys::get_rlimit(sys::RLIMIT_NOFILE)?) } else { None };
-    if let Some([_, hard]) = nofile {
+    // Large sandboxes need more descriptors than the usual soft limit allows, and so do many programs at once.
+    let nofile = sys::get_rlimit(sys::RLIMIT_NOFILE)?;
+    let [soft, hard] = nofile;
+    if soft < hard {
         sys::set_rlimit(sys::RLIMIT_NOFILE, hard, hard)?;
     }
+    let mut buffer = [0; 64];
+    let mut batch = [Fd(-1); FDS_PER_MESSAGE as usize];
+    let (len, fds) = sys::receive(control.socket, &mut buffer, &mut batch, true)?;
+    let packet = buffer.get(..len).and_then(|packet| packet.split_first_chunk::<4>()).ok_or(Errno::PROTO)?;
+    let (&number, record) = packet;
+    let (Ok(message::HELLO), Ok(hello)) = (decode::<u32>(&number), decode::<Hello>(record)) else {
+        return Err(Errno::PROTO);
+    };
+    let mut count = expect(&batch, fds, 1)?;
+    control.host = Fd(HOST as i32);
     while count < hello.fds {
-        let (_, fds) = sys::receive(control.socket, &mut buffer, true)?;
-        count += expect(fds, count + 1)?;
+        let (_, fds) = sys::receive(control.socket, &mut buffer, &mut batch, true)?;
+        count += expect(&batch, fds, count + 1)?;
     }
     let plan = decode::<Plan<'_>>(sys::map_file(Fd(PLAN as i32), hello.plan_len)?).map_err(|_| Errno::PROTO)?;
-    let (launch, launch_fds) = if hello.launch_len == 0 {
-        (None, LAUNCH)
-    } else {
-        let launch = sys::map_file(Fd(LAUNCH as i32), hello.launch_len)?;
-        (Some(decode::<Launch<'_>>(launch).map_err(|_| Errno::PROTO)?), LAUNCH + 1)
-    };
-    let join_fds = launch_fds.saturating_add(hello.launch_fds);
-    Ok(Received { plan, launch, launch_fds, join_fds, tree_fds: join_fds.saturating_add(plan.joins.len()), nofile })
+    let join_fds = HOST + 1;
+    let tree_fds = join_fds.saturating_add(plan.joins.len());
+    Ok(Received { plan, body, join_fds, tree_fds, launch: hello.launch != 0, nofile })
 }
 
-fn expect(fds: Option<(Fd, u32)>, first: u32) -> sys::Result<u32> {
-    match fds {
-        Some((fd, count)) if fd.0 == first as i32 => Ok(count),
-        _ => Err(Errno::PROTO),
+/// How many came: one at least, numbered from `first` on.
+fn expect(batch: &[Fd], count: usize, first: u32) -> sys::Result<u32> {
+    let numbers = batch.get(..count).unwrap_or_default().iter().map(|fd| fd.0);
+    let count = count as u32;
+    if count > 0 && numbers.eq(first as i32..first.saturating_add(count) as i32) {
+        Ok(count)
+    } else {
+        Err(Errno::PROTO)
     }
 }

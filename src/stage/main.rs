@@ -12,8 +12,13 @@
 #[allow(dead_code)]
 mod plan;
 
+#[path = "../seccomp/interpret.rs"]
+#[allow(dead_code)]
+mod interpret;
+
 mod enter;
 mod exec;
+mod program;
 mod serve;
 mod setup;
 mod sys;
@@ -29,7 +34,7 @@ core::arch::global_asm!(
 );
 
 extern "C" fn main() -> ! {
-    enter::run(sys::Fd(0))
+    enter::run(sys::Fd(0), None)
 }
 
 #[panic_handler]

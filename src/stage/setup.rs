@@ -6,7 +6,7 @@
 use core::ffi::CStr;
 
 use super::enter::{At, Failed};
-use super::plan::{Mount, Plan, Step, flag, mount};
+use super::plan::{MAX_RULESETS, Mount, Plan, Step, flag, mount};
 use super::sys::{self, AT_FDCWD, Errno, Fd};
 
 /// What outlives the set-up.
@@ -14,11 +14,27 @@ use super::sys::{self, AT_FDCWD, Errno, Fd};
 pub struct Environment {
     /// The sandbox's own devpts.
     pub devpts: Option<Fd>,
+    /// The Landlock rules, set by set, to be put into force by each program's process.
+    pub rulesets: [Option<Fd>; MAX_RULESETS],
+    /// A procfs that nobody inside can have put something over, for labels.
+    pub labels: Option<Fd>,
 }
 
 /// Goes through the steps.
 pub fn run(plan: &Plan<'static>, tree_fds: u32) -> Result<Environment, Failed> {
     let mut environment = Environment::default();
+    if plan.flags & flag::NO_USER_NS != 0 {
+        // The number is one of the user namespace that looks at it, whatever procfs it is read in: the host's, still.
+        sys::write_file(c"/proc/sys/user/max_user_namespaces", c"0").at(Step::UserNamespaceLimit)?;
+    }
+    if plan.inotify != u32::MAX {
+        let mut number = Number::default();
+        let most = number.write(u64::from(plan.inotify), 10);
+        sys::write_file(c"/proc/sys/user/max_inotify_instances", most).at(Step::UserNamespaceLimit)?;
+    }
+    if !plan.label.is_empty() {
+        environment.labels = Some(procfs().at(Step::Label)?);
+    }
     if plan.flags & flag::MOUNT_NS != 0 {
         sys::make_private().at(Step::Propagation)?;
     }
@@ -34,20 +50,97 @@ pub fn run(plan: &Plan<'static>, tree_fds: u32) -> Result<Environment, Failed> {
     if plan.flags & flag::LOOPBACK != 0 {
         sys::loopback_up().at(Step::Loopback)?;
     }
+    if !plan.landlock.is_empty() {
+        rules(plan, &mut environment)?;
+    }
     Ok(environment)
+}
+
+/// A procfs of one's own, detached; else the one that is there, if it is one.
+fn procfs() -> sys::Result<Fd> {
+    let own = sys::new_mount(c"proc", &[], sys::MOUNT_NO_SUID | sys::MOUNT_NO_DEV | sys::MOUNT_NO_EXEC);
+    let proc = own.or_else(|_| sys::openat(AT_FDCWD, c"/proc", sys::O_PATH | sys::O_DIRECTORY, 0))?;
+    if sys::is_procfs(proc)? { Ok(proc) } else { Err(Errno::STALE) }
+}
+
+/// The Landlock rules, in the sandbox's own paths.
+fn rules(plan: &Plan<'static>, environment: &mut Environment) -> Result<(), Failed> {
+    let root = if plan.chroot.is_empty() {
+        sys::openat(AT_FDCWD, c"/", sys::O_PATH | sys::O_DIRECTORY, 0)
+    } else {
+        chroot_directory(plan)
+    };
+    let root = root.at(Step::LandlockRules)?;
+    let mut index = 0;
+    for (slot, set) in environment.rulesets.iter_mut().zip(plan.landlock.iter()) {
+        let made = sys::landlock_ruleset(set.files, set.net, set.scopes);
+        let ruleset = made.at_index(Step::LandlockRules, index)?;
+        for rule in set.paths.iter() {
+            match lookup(root, rule.path) {
+                Err(Errno::NOENT) if rule.optional != 0 => {}
+                found => {
+                    found.and_then(|path| allow(ruleset, rule.access, path)).at_index(Step::LandlockRules, index)?
+                }
+            }
+            index += 1;
+        }
+        for rule in set.ports.iter() {
+            sys::landlock_allow_port(ruleset, rule.access, rule.port).at_index(Step::LandlockRules, index)?;
+            index += 1;
+        }
+        *slot = Some(ruleset);
+    }
+    sys::close(root);
+    Ok(())
+}
+
+/// The root without a mount namespace: the directory that was checked, and no other.
+pub fn chroot_directory(plan: &Plan<'static>) -> sys::Result<Fd> {
+    let root = sys::openat(AT_FDCWD, plan.chroot, sys::O_PATH | sys::O_DIRECTORY, 0)?;
+    let found = sys::stat(root, c"")?;
+    if (found.device, found.inode) == (plan.chroot_device, plan.chroot_inode) { Ok(root) } else { Err(Errno::STALE) }
+}
+
+/// The root as the host may look into it: a copy of the mounts, of which nothing can be executed or followed, and which
+/// stays when the sandbox has ended. Without mounts of its own, the directory.
+pub fn root_for_host(plan: &Plan<'static>) -> sys::Result<Fd> {
+    let joined = plan.joins.iter().any(|join| join.kind == sys::CLONE_NEWNS);
+    if plan.flags & flag::MOUNT_NS == 0 && !joined {
+        if !plan.chroot.is_empty() {
+            return chroot_directory(plan);
+        }
+        return sys::openat(AT_FDCWD, c"/", sys::O_PATH | sys::O_DIRECTORY, 0);
+    }
+    let tree = sys::open_tree(AT_FDCWD, c"/")?;
+    let inert = sys::MOUNT_NO_SUID | sys::MOUNT_NO_DEV | sys::MOUNT_NO_EXEC | sys::MOUNT_NO_SYMLINKS;
+    match sys::set_mount_attributes(tree, inert, true) {
+        Ok(()) => Ok(tree),
+        Err(errno) => {
+            sys::close(tree);
+            Err(errno)
+        }
+    }
+}
+
+/// What counts for directories only does not count for a file.
+fn allow(ruleset: Fd, access: u64, path: Fd) -> sys::Result<()> {
+    /// Execute, write, read, truncate, ioctl on a device.
+    const OF_FILES: u64 = 1 << 0 | 1 << 1 | 1 << 2 | 1 << 14 | 1 << 15;
+    let access = if sys::stat(path, c"")?.is_dir() { access } else { access & OF_FILES };
+    let allowed = if access == 0 { Ok(()) } else { sys::landlock_allow_path(ruleset, access, path) };
+    sys::close(path);
+    allowed
 }
 
 /// What the program inherits from the process that forks it, and so need not be done for each.
 pub fn confine(plan: &Plan<'static>) -> Result<(), Failed> {
-    /// No capability by being or becoming uid 0, none ambient; locked.
-    const NO_ROOT: usize = 0b1100_0011;
     if plan.flags & flag::BOUNDING_SET != 0 {
         for capability in (0..=plan.last_cap.min(63)).filter(|capability| plan.keep & 1 << capability == 0) {
             sys::prctl(sys::PR_CAPBSET_DROP, capability as usize, 0).at_index(Step::BoundingSet, capability)?;
         }
-        if plan.keep == 0 {
+        if plan.securebits != 0 {
             let bits = sys::prctl(sys::PR_GET_SECUREBITS, 0, 0).at(Step::BoundingSet)?;
-            sys::prctl(sys::PR_SET_SECUREBITS, bits | NO_ROOT, 0).at(Step::BoundingSet)?;
+            sys::prctl(sys::PR_SET_SECUREBITS, bits | plan.securebits as usize, 0).at(Step::BoundingSet)?;
         }
     }
     sys::prctl(sys::PR_CAP_AMBIENT, sys::PR_CAP_AMBIENT_CLEAR_ALL, 0).at(Step::AgentCapabilities)?;
@@ -68,6 +161,8 @@ const AGENT_NEEDS: u64 = 1 << 0 | 1 << 5 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 18 | 
 struct Walk {
     root: Fd,
     next_tree: u32,
+    /// The root is a file system that this launch has made.
+    private_root: bool,
     /// Devices of the file systems that this launch has made: only in these may a missing target be created.
     private: Private,
     staging: Staging,
@@ -76,6 +171,13 @@ struct Walk {
 }
 
 impl Walk {
+    /// Makes an entry of a root that was made just now, which most are: nothing can be in its place then. False: it is not
+    /// one, or is there already.
+    fn makes(&self, path: &CStr, kind: Kind<'_>) -> bool {
+        let bytes = path.to_bytes();
+        self.private_root && !bytes.is_empty() && !bytes.contains(&b'/') && make(self.root, path, kind).is_ok()
+    }
+
     fn at<T>(&self, result: sys::Result<T>, step: Step) -> Result<T, Failed> {
         result.at_index(step, self.index)
     }
@@ -85,6 +187,7 @@ fn mounts(plan: &Plan<'static>, tree_fds: u32, environment: &mut Environment) ->
     let mut walk = Walk {
         root: AT_FDCWD,
         next_tree: tree_fds,
+        private_root: false,
         private: Private::default(),
         staging: Staging::default(),
         index: 0,
@@ -92,6 +195,7 @@ fn mounts(plan: &Plan<'static>, tree_fds: u32, environment: &mut Environment) ->
     let mut list = plan.mounts.iter();
     if plan.flags & flag::PIVOT != 0 {
         walk.root = root(&mut list, &mut walk)?;
+        walk.private_root = walk.private.holds(walk.root).at(Step::Root)?;
     } else {
         walk.root = sys::openat(AT_FDCWD, c"/", sys::O_PATH | sys::O_DIRECTORY, 0).at(Step::Root)?;
     }
@@ -107,8 +211,8 @@ fn mounts(plan: &Plan<'static>, tree_fds: u32, environment: &mut Environment) ->
         sys::pivot_here().at(Step::Pivot)?;
         sys::chdir(c"/").at(Step::Pivot)?;
     } else {
-        // What was mounted over it, or above it, holds for relative paths too.
-        sys::reenter_directory().at(Step::WorkingDirectory)?;
+        // What was mounted over it, or above it, holds for relative paths too. Not the one that a program asks for: 1.
+        sys::reenter_directory().at_index(Step::WorkingDirectory, 1)?;
     }
     sys::close(walk.root);
     Ok(())
@@ -162,9 +266,7 @@ fn one(entry: &Mount<'static>, walk: &mut Walk, environment: &mut Environment) -
 
 fn attributes(entry: &Mount<'_>) -> u64 {
     let wanted = |bit: u32, attribute: u64| if entry.flags & bit != 0 { attribute } else { 0 };
-    sys::MOUNT_NO_SUID
-        | wanted(mount::READ_ONLY, sys::MOUNT_READ_ONLY)
-        | wanted(mount::NO_DEV, sys::MOUNT_NO_DEV)
+    sys::MOUNT_NO_SUID | wanted(mount::READ_ONLY, sys::MOUNT_READ_ONLY) | wanted(mount::NO_DEV, sys::MOUNT_NO_DEV)
 }
 
 /// The source as a detached tree with its attributes set, all the way down.
@@ -193,8 +295,12 @@ fn tmpfs(entry: &Mount<'_>, walk: &mut Walk) -> Result<Fd, Failed> {
     let mut size = Number::default();
     let mut mode = Number::default();
     // With size 0 the kernel means no limit at all; the host never asks for that.
-    let options =
-        [(c"size", Some(size.write(entry.size, 10))), (c"mode", Some(mode.write(u64::from(entry.mode), 8)))];
+    let mut files = Number::default();
+    let options = [
+        (c"size", Some(size.write(entry.size, 10))),
+        (c"nr_inodes", Some(files.write(most_files(entry.size), 10))),
+        (c"mode", Some(mode.write(u64::from(entry.mode), 8))),
+    ];
     // The root's own read-only bit comes last: targets are still to be made in it.
     let tree = walk.at(sys::new_mount(c"tmpfs", &options, attributes(entry)), Step::MountMake)?;
     let added = walk.private.add(tree);
@@ -202,9 +308,19 @@ fn tmpfs(entry: &Mount<'_>, walk: &mut Walk) -> Result<Fd, Failed> {
     Ok(tree)
 }
 
+/// As many as there are pages, and a few: an empty one costs the kernel memory that no limit in bytes knows of.
+fn most_files(bytes: u64) -> u64 {
+    (bytes / 4096).saturating_add(64)
+}
+
 /// Puts a detached tree at the entry's target; the target is made if it is missing in a private file system.
 fn attach(entry: &Mount<'static>, walk: &Walk, tree: Fd, directory: bool) -> Result<Fd, Failed> {
-    let found = target(entry, walk, if directory { Kind::Directory } else { Kind::File });
+    let kind = if directory { Kind::Directory } else { Kind::File };
+    if walk.makes(entry.target, kind) {
+        let moved = put(walk.root, entry.target, tree);
+        return walk.at(moved, Step::MountMove).map(|()| tree);
+    }
+    let found = target(entry, walk, kind);
     let target = walk.at(found, Step::MountTarget)?;
     let moved = sys::move_mount(tree, target);
     sys::close(target);
@@ -222,8 +338,25 @@ fn proc(entry: &Mount<'static>, walk: &Walk) -> Result<(), Failed> {
             walk.at(covered, Step::MountMake)?;
         }
     }
+    if entry.flags & mount::HIDE_KEYS != 0 {
+        for name in [c"keys", c"key-users"] {
+            let hidden = hide(proc, name);
+            walk.at(hidden, Step::MountMake)?;
+        }
+    }
     sys::close(proc);
     Ok(())
+}
+
+/// Nothing can be read there any more; it need not be there.
+fn hide(dir: Fd, name: &CStr) -> sys::Result<()> {
+    let null = device(AT_FDCWD, c"/dev/null", 1, 3)?;
+    let hidden = match sys::move_mount_onto(null, dir, name) {
+        Err(Errno::NOENT) => Ok(()),
+        moved => moved,
+    };
+    sys::close(null);
+    hidden
 }
 
 /// What of procfs speaks for the whole machine, and is not there for everybody to write.
@@ -259,10 +392,15 @@ fn cover(dir: Fd, name: &CStr) -> sys::Result<()> {
 /// A private `/dev`: a small tmpfs with the harmless nodes, a devpts and an shm of its own. Read-only in the end, so that
 /// a payload cannot put something else in their place.
 fn device_directory(entry: &Mount<'static>, walk: &Walk, environment: &mut Environment) -> Result<(), Failed> {
+    // First of all: without a root of its own, what is mounted here lies over it.
+    let host = match entry.flags & mount::MAKE_NODES {
+        0 => Some(walk.at(sys::openat(AT_FDCWD, c"/dev", sys::O_PATH | sys::O_DIRECTORY, 0), Step::MountMake)?),
+        _ => None,
+    };
     let options = [(c"size", Some(c"65536")), (c"mode", Some(c"755")), (c"nr_inodes", Some(c"64"))];
     let made = sys::new_mount(c"tmpfs", &options, sys::MOUNT_NO_SUID | sys::MOUNT_NO_EXEC);
     let dev = attach(entry, walk, walk.at(made, Step::MountMake)?, true)?;
-    let filled = fill_device_directory(entry, dev);
+    let filled = fill_device_directory(entry, dev, host);
     environment.devpts = Some(walk.at(filled, Step::MountMake)?);
     let sealed = sys::set_mount_attributes(dev, sys::MOUNT_READ_ONLY, false);
     walk.at(sealed, Step::MountMake)?;
@@ -270,26 +408,23 @@ fn device_directory(entry: &Mount<'static>, walk: &Walk, environment: &mut Envir
     Ok(())
 }
 
-fn fill_device_directory(entry: &Mount<'static>, dev: Fd) -> sys::Result<Fd> {
-    let nodes = [
-        (c"null", c"/dev/null", 1, 3),
-        (c"zero", c"/dev/zero", 1, 5),
-        (c"full", c"/dev/full", 1, 7),
-        (c"random", c"/dev/random", 1, 8),
-        (c"urandom", c"/dev/urandom", 1, 9),
-        (c"tty", c"/dev/tty", 5, 0),
-    ];
+/// The nodes are the host's, or made.
+fn fill_device_directory(entry: &Mount<'static>, dev: Fd, host: Option<Fd>) -> sys::Result<Fd> {
+    let nodes =
+        [(c"null", 1, 3), (c"zero", 1, 5), (c"full", 1, 7), (c"random", 1, 8), (c"urandom", 1, 9), (c"tty", 5, 0)];
     sys::umask(0);
-    for (name, host, major, minor) in nodes {
-        if entry.flags & mount::MAKE_NODES != 0 {
-            sys::mknodat(dev, name, major, minor)?;
-        } else {
+    for (name, major, minor) in nodes {
+        match host {
+            None => sys::mknodat(dev, name, major, minor)?,
             // A node may be missing on the host, as in a chroot; then it is missing here too.
-            match device(host, major, minor) {
-                Err(Errno::NOENT) => continue,
+            Some(host) => match device(host, name, major, minor) {
+                Err(Errno::NOENT) => {}
                 tree => bind_node(dev, name, tree?)?,
-            }
+            },
         }
+    }
+    if let Some(host) = host {
+        sys::close(host);
     }
     for (name, target) in [
         (c"fd", c"/proc/self/fd"),
@@ -308,8 +443,12 @@ fn fill_device_directory(entry: &Mount<'static>, dev: Fd) -> sys::Result<Fd> {
     let options = if entry.flags & mount::TTY_GROUP != 0 { &all[..] } else { &all[..2] };
     let devpts = sys::new_mount(c"devpts", options, sys::MOUNT_NO_SUID | sys::MOUNT_NO_EXEC)?;
     put(dev, c"pts", devpts)?;
-    let mut size = Number::default();
-    let options = [(c"size", Some(size.write(entry.size, 10))), (c"mode", Some(c"1777"))];
+    let (mut size, mut files) = (Number::default(), Number::default());
+    let options = [
+        (c"size", Some(size.write(entry.size, 10))),
+        (c"nr_inodes", Some(files.write(most_files(entry.size), 10))),
+        (c"mode", Some(c"1777")),
+    ];
     let shm = sys::new_mount(c"tmpfs", &options, sys::MOUNT_NO_SUID | sys::MOUNT_NO_DEV | sys::MOUNT_NO_EXEC)?;
     put(dev, c"shm", shm)?;
     sys::close(shm);
@@ -317,8 +456,8 @@ fn fill_device_directory(entry: &Mount<'static>, dev: Fd) -> sys::Result<Fd> {
 }
 
 /// A device of the host as a detached tree, verified to be what its name says.
-fn device(path: &CStr, major: u32, minor: u32) -> sys::Result<Fd> {
-    let tree = sys::open_tree(AT_FDCWD, path)?;
+fn device(dir: Fd, path: &CStr, major: u32, minor: u32) -> sys::Result<Fd> {
+    let tree = sys::open_tree(dir, path)?;
     if !sys::stat(tree, c"")?.is_char_device(major, minor) {
         return Err(Errno::STALE);
     }
@@ -328,7 +467,7 @@ fn device(path: &CStr, major: u32, minor: u32) -> sys::Result<Fd> {
 }
 
 fn bind_node(dir: Fd, name: &CStr, tree: Fd) -> sys::Result<()> {
-    sys::close(sys::openat(dir, name, sys::O_WRONLY | sys::O_CREAT | sys::O_EXCL | sys::O_NOFOLLOW, 0o666)?);
+    sys::make_file(dir, name, 0o666)?;
     put(dir, name, tree)?;
     sys::close(tree);
     Ok(())
@@ -336,10 +475,7 @@ fn bind_node(dir: Fd, name: &CStr, tree: Fd) -> sys::Result<()> {
 
 /// Puts a detached tree onto an entry of a directory of our own.
 fn put(dir: Fd, name: &CStr, tree: Fd) -> sys::Result<()> {
-    let place = sys::openat(dir, name, sys::O_PATH | sys::O_NOFOLLOW, 0)?;
-    sys::move_mount(tree, place)?;
-    sys::close(place);
-    Ok(())
+    sys::move_mount_onto(tree, dir, name)
 }
 
 /// An empty directory, or the null device, over what is there.
@@ -351,7 +487,7 @@ fn mask(entry: &Mount<'static>, walk: &Walk) -> Result<(), Failed> {
             let options = [(c"size", Some(c"4096")), (c"nr_inodes", Some(c"2")), (c"mode", Some(c"000"))];
             sys::new_mount(c"tmpfs", &options, sys::MOUNT_READ_ONLY | sys::MOUNT_NO_SUID | sys::MOUNT_NO_DEV)
         } else {
-            device(c"/dev/null", 1, 3)
+            device(AT_FDCWD, c"/dev/null", 1, 3)
         }
     });
     let tree = walk.at(tree, Step::MountMake)?;
@@ -371,8 +507,9 @@ fn layer(entry: &Mount<'static>, walk: &mut Walk) -> Result<(), Failed> {
 /// of the host is parsed as an option, and no layer can be swapped. The writable layer is a tmpfs of our own, and so what
 /// is missing may be made in the overlay.
 fn overlay(entry: &Mount<'static>, walk: &mut Walk) -> Result<Fd, Failed> {
-    let mut size = Number::default();
-    let made = core::mem::take(&mut walk.staging).overlay(size.write(entry.size, 10), attributes(entry));
+    let (mut size, mut files) = (Number::default(), Number::default());
+    let (size, files) = (size.write(entry.size, 10), files.write(most_files(entry.size), 10));
+    let made = core::mem::take(&mut walk.staging).overlay(size, files, attributes(entry));
     let tree = walk.at(made, Step::MountMake)?;
     let added = walk.private.add(tree);
     walk.at(added, Step::MountMake)?;
@@ -381,11 +518,11 @@ fn overlay(entry: &Mount<'static>, walk: &mut Walk) -> Result<Fd, Failed> {
 
 /// A symbolic link or a directory, where it does not exist yet.
 fn node(entry: &Mount<'static>, walk: &Walk) -> Result<(), Failed> {
-    let made = if entry.kind == mount::DIRECTORY {
-        target(entry, walk, Kind::Directory).map(sys::close)
-    } else {
-        target(entry, walk, Kind::Link(entry.source)).map(sys::close)
-    };
+    let kind = if entry.kind == mount::DIRECTORY { Kind::Directory } else { Kind::Link(entry.source) };
+    if walk.makes(entry.target, kind) {
+        return Ok(());
+    }
+    let made = target(entry, walk, kind).map(sys::close);
     walk.at(made, Step::MountTarget)
 }
 
@@ -421,10 +558,10 @@ impl Staging {
         Ok(())
     }
 
-    fn overlay(mut self, size: &CStr, attributes: u64) -> sys::Result<Fd> {
+    fn overlay(mut self, size: &CStr, files: &CStr, attributes: u64) -> sys::Result<Fd> {
         let dir = self.dir()?;
         sys::mkdirat(dir, c"upper", 0o755)?;
-        let options = [(c"size", Some(size)), (c"mode", Some(c"755"))];
+        let options = [(c"size", Some(size)), (c"nr_inodes", Some(files)), (c"mode", Some(c"755"))];
         let upper = sys::new_mount(c"tmpfs", &options, sys::MOUNT_NO_SUID | sys::MOUNT_NO_DEV)?;
         put(dir, c"upper", upper)?;
         sys::mkdirat(upper, c"upper", 0o755)?;
@@ -476,6 +613,14 @@ fn target(entry: &Mount<'static>, walk: &Walk, kind: Kind<'_>) -> sys::Result<Fd
     }
 }
 
+fn make(dir: Fd, name: &CStr, kind: Kind<'_>) -> sys::Result<()> {
+    match kind {
+        Kind::Directory | Kind::Existing => sys::mkdirat(dir, name, 0o755),
+        Kind::Link(to) => sys::symlinkat(to, dir, name),
+        Kind::File => sys::make_file(dir, name, 0o644),
+    }
+}
+
 /// Walks down from the root; what is missing is made if the directory that it is missing in is private.
 fn create(walk: &Walk, path: &CStr, kind: Kind<'_>) -> sys::Result<Fd> {
     let mut so_far = Text::<4096>::default();
@@ -494,19 +639,13 @@ fn create(walk: &Walk, path: &CStr, kind: Kind<'_>) -> sys::Result<Fd> {
                 let mut text = Text::<256>::default();
                 text.push(name)?;
                 let name = text.as_c_str()?;
-                match kind {
-                    _ if names.peek().is_some() => sys::mkdirat(parent, name, 0o755)?,
-                    Kind::Directory | Kind::Existing => sys::mkdirat(parent, name, 0o755)?,
-                    Kind::Link(to) => {
-                        sys::symlinkat(to, parent, name)?;
-                        return Ok(parent);
-                    }
-                    Kind::File => {
-                        let flags = sys::O_WRONLY | sys::O_CREAT | sys::O_EXCL | sys::O_NOFOLLOW;
-                        sys::close(sys::openat(parent, name, flags, 0o644)?);
-                    }
+                let kind = if names.peek().is_some() { Kind::Directory } else { kind };
+                make(parent, name, kind)?;
+                if matches!(kind, Kind::Link(_)) {
+                    return Ok(parent);
                 }
-                lookup(walk.root, so_far.as_c_str()?)?
+                // Made just now, in a directory that is nobody else's: no link can be in its place.
+                sys::openat(parent, name, sys::O_PATH | sys::O_NOFOLLOW, 0)?
             }
             found => found?,
         };
@@ -517,16 +656,25 @@ fn create(walk: &Walk, path: &CStr, kind: Kind<'_>) -> sys::Result<Fd> {
 }
 
 /// Opens a path inside a root, as a mere place.
-pub fn lookup(root: Fd, path: &CStr) -> sys::Result<Fd> {
+fn lookup(root: Fd, path: &CStr) -> sys::Result<Fd> {
+    lookup_as(root, path, 0)
+}
+
+/// The same for a directory. All that this calls can have the pass.
+pub fn lookup_directory(root: Fd, path: &CStr) -> sys::Result<Fd> {
+    lookup_as(root, path, sys::O_DIRECTORY)
+}
+
+fn lookup_as(root: Fd, path: &CStr, kind: u32) -> sys::Result<Fd> {
     let path = if path.is_empty() { c"." } else { path };
-    match sys::openat2(root, path, sys::O_PATH, sys::RESOLVE_IN_ROOT | sys::RESOLVE_NO_MAGICLINKS) {
+    match sys::openat2(root, path, sys::O_PATH | kind, sys::RESOLVE_IN_ROOT | sys::RESOLVE_NO_MAGICLINKS) {
         // An outer filter that does not know the call. Name by name then, and no link is followed at all.
-        Err(Errno::NOSYS | Errno::PERM) => lookup_by_names(root, path),
+        Err(Errno::NOSYS | Errno::PERM) => lookup_by_names(root, path, kind),
         found => found,
     }
 }
 
-fn lookup_by_names(root: Fd, path: &CStr) -> sys::Result<Fd> {
+fn lookup_by_names(root: Fd, path: &CStr, kind: u32) -> sys::Result<Fd> {
     let mut dir = sys::openat(root, c".", sys::O_PATH | sys::O_DIRECTORY, 0)?;
     for name in path.to_bytes().split(|byte| *byte == b'/').filter(|name| !name.is_empty() && *name != b".") {
         if name == b".." {
@@ -534,10 +682,11 @@ fn lookup_by_names(root: Fd, path: &CStr) -> sys::Result<Fd> {
         }
         let mut text = Text::<256>::default();
         text.push(name)?;
-        let next = sys::openat(dir, text.as_c_str()?, sys::O_PATH | sys::O_NOFOLLOW, 0)?;
+        // With O_DIRECTORY a link is ENOTDIR.
+        let next = sys::openat(dir, text.as_c_str()?, sys::O_PATH | sys::O_NOFOLLOW | kind, 0)?;
         sys::close(dir);
         dir = next;
-        if sys::stat(dir, c"")?.mode & 0o170_000 == 0o120_000 {
+        if kind == 0 && sys::stat(dir, c"")?.mode & 0o170_000 == 0o120_000 {
             return Err(Errno::NOSYS);
         }
     }

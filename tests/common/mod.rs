@@ -45,6 +45,24 @@ pub fn scaled(times: usize) -> usize {
     if is_slow() { times / 30 } else { times }
 }
 
+/// Whatever the launch does differently: with an agent inside, outside, with capabilities to give up, without; and the way to
+/// a number that the host knows.
+pub fn kinds() -> Vec<(&'static str, Sandbox)> {
+    let mut kinds = vec![
+        ("plain", Sandbox::new()),
+        ("pid_ns", Sandbox::new().pid_ns()),
+        ("user_ns", Sandbox::new().user_ns().pid_ns()),
+        ("pid 1", Sandbox::new().as_pid_1()),
+        ("new privileges", Sandbox::new().user_ns().allow_new_privileges()),
+        ("all", all_namespaces().uid(1000)),
+    ];
+    if is_root() {
+        kinds.push(("uid", Sandbox::new().uid(1000)));
+        kinds.push(("uid, new privileges", Sandbox::new().uid(1000).pid_ns().allow_new_privileges()));
+    }
+    kinds
+}
+
 pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
@@ -204,6 +222,21 @@ pub fn again(name: &str) -> Command {
     command
 }
 
+/// The same from a mount namespace of its own, after a script of sh(1) that ends with `exec "$0" "$@"` or the like.
+pub fn again_in_mounts(name: &str, script: &str) -> Command {
+    let again = again(name);
+    let mut command = Command::new("unshare");
+    command.args(["-m", "sh", "-c", script]).arg(again.get_program()).args(again.get_args());
+    command.env("STOCKADE_ALONE", name).stdin(Stdio::null());
+    command
+}
+
+/// Whether such a run has passed; what it printed.
+pub fn passed(output: &std::process::Output) -> (bool, String) {
+    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    (output.status.success() && text.contains("1 passed"), text)
+}
+
 /// Nothing is left of what the body did, done twice.
 pub fn leaves_nothing(what: &str, mut body: impl FnMut()) {
     body();
@@ -229,6 +262,13 @@ pub fn fork(body: impl FnOnce()) -> i32 {
 pub fn kill(pid: u32, signal: i32) {
     // SAFETY: plain numbers; the process is one that the test started.
     unsafe { libc::kill(i32::try_from(pid).expect("a pid"), signal) };
+}
+
+/// Limits the descriptors of another process; whether that is allowed.
+pub fn limit_descriptors(pid: i32, most: u64) -> bool {
+    let limit = libc::rlimit { rlim_cur: most, rlim_max: most };
+    // SAFETY: a live record; the process is one that the test started.
+    unsafe { libc::prlimit(pid, libc::RLIMIT_NOFILE, &raw const limit, std::ptr::null_mut()) == 0 }
 }
 
 pub fn ignore_sigchld() {
@@ -270,4 +310,59 @@ pub fn compile(directory: &Path, name: &str, source: &str, options: &[&str]) -> 
     let built = Command::new("cc").args(["-O1", "-o"]).args([&program, &file]).args(options).status().expect("cc");
     assert!(built.success(), "{name}.c");
     program
+}
+
+/// Runs the body in a process of its own that has a single thread, which a test's never has.
+pub fn single_threaded(name: &str, body: impl FnOnce()) {
+    alone(name, || {
+        let pid = fork(|| {
+            if std::panic::catch_unwind(std::panic::AssertUnwindSafe(body)).is_err() {
+                // SAFETY: ends the process at once.
+                unsafe { libc::_exit(1) }
+            }
+        });
+        let mut status = 0;
+        // SAFETY: the status is a local.
+        let reaped = unsafe { libc::waitpid(pid, &raw mut status, 0) };
+        assert_eq!((reaped, status), (pid, 0), "the body, in a process with one thread");
+    });
+}
+
+/// CPU time that all in a cgroup use meanwhile, by perf_event_open(2), in nanoseconds.
+pub fn count_cpu_clock(cgroup: &Path, meanwhile: Duration) -> std::io::Result<u64> {
+    use std::io::Read as _;
+    use std::os::fd::{AsRawFd as _, FromRawFd as _};
+    let directory = fs::File::open(cgroup)?;
+    // struct perf_event_attr of version 0: type SOFTWARE, size, config CPU_CLOCK; the rest is zero.
+    let mut attributes = [0u32; 16];
+    attributes[0] = 1;
+    attributes[1] = 64;
+    let cpus = std::thread::available_parallelism()?.get();
+    let mut counters = vec![];
+    for cpu in 0..cpus {
+        const PID_CGROUP: u64 = 4;
+        // SAFETY: the attributes are as long as they say; the descriptor is new.
+        unsafe {
+            let fd = libc::syscall(
+                libc::SYS_perf_event_open,
+                attributes.as_ptr(),
+                directory.as_raw_fd(),
+                cpu,
+                -1,
+                PID_CGROUP,
+            );
+            if fd < 0 {
+                return Err(std::io::Error::last_os_error());
+            }
+            counters.push(fs::File::from_raw_fd(i32::try_from(fd).expect("a descriptor")));
+        }
+    }
+    std::thread::sleep(meanwhile);
+    let mut sum = 0;
+    for mut counter in counters {
+        let mut count = [0; 8];
+        counter.read_exact(&mut count)?;
+        sum += u64::from_ne_bytes(count);
+    }
+    Ok(sum)
 }
