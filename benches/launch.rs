@@ -96,9 +96,10 @@ fn all_rates(sandbox: &Sandbox, rounds: usize) -> Result<Vec<(&'static str, usiz
     let [pool, recycle] = pools.each_ref().map(|pool| move |_| timed(pool.command(program), program));
     let mut rows = vec![];
     for threads in THREADS {
-        let per_second = rates(&[&plain, &cold, &pool, &recycle], threads, turn)?;
-        let names = ["std", "cold", "pool", "recycle"];
-        rows.extend(names.into_iter().zip(per_second).map(|(name, rate)| (name, threads, rate)));
+        let per_second = rates(&[&plain, &cold, &pool, &recycle], threads, turn);
+        for (name, rate) in ["std", "cold", "pool", "recycle"].into_iter().zip(per_second) {
+            rows.push((name, threads, rate.map_err(|error| format!("{name}, {threads} threads: {error}"))?));
+        }
     }
     Ok(rows)
 }

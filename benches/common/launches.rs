@@ -73,12 +73,16 @@ pub fn build_static(directory: &Path) -> Result<PathBuf> {
     if built.success() { Ok(program) } else { Err("cc cannot build a static program".into()) }
 }
 
-/// How launches go on from several threads, in turns: for each way launches per second. A way is told which thread it is in.
-pub fn rates(ways: &[&(dyn Fn(usize) -> Result<Duration> + Sync)], threads: usize, turn: Duration) -> Result<Vec<f64>> {
+/// A way to launch; it is told which thread it is in.
+pub type Launch<'a> = &'a (dyn Fn(usize) -> Result<Duration> + Sync);
+
+/// How launches go on from several threads, in turns: for each way launches per second, or why one failed.
+pub fn rates(ways: &[Launch<'_>], threads: usize, turn: Duration) -> Vec<std::result::Result<f64, String>> {
     const TURNS: u32 = 4;
-    let mut counts = vec![(0usize, Duration::ZERO); ways.len()];
+    let mut counts = vec![Ok((0usize, Duration::ZERO)); ways.len()];
     for _ in 0..TURNS {
-        for (launch, (count, time)) in ways.iter().zip(&mut counts) {
+        for (launch, counted) in ways.iter().zip(&mut counts) {
+            let Ok((count, time)) = counted else { continue };
             let start = Instant::now();
             let run = |thread: usize| {
                 let mut launched = 0;
@@ -86,18 +90,24 @@ pub fn rates(ways: &[&(dyn Fn(usize) -> Result<Duration> + Sync)], threads: usiz
                     launch(thread).map_err(|error| error.to_string())?;
                     launched += 1;
                 }
-                Ok::<_, String>(launched)
+                Ok::<usize, String>(launched)
             };
             let launched = std::thread::scope(|scope| {
                 let all: Vec<_> = (0..threads).map(|thread| scope.spawn(move || run(thread))).collect();
-                all.into_iter().map(|one| one.join().map_err(|_| "a thread panicked".to_owned())?).sum()
+                // All are joined, whichever fails.
+                let all: Vec<_> = all.into_iter().map(|one| one.join().unwrap_or(Err("it panicked".into()))).collect();
+                all.into_iter().sum::<std::result::Result<usize, String>>()
             });
-            let launched: std::result::Result<usize, String> = launched;
-            *count += launched?;
-            *time += start.elapsed();
+            match launched {
+                Ok(launched) => {
+                    *count += launched;
+                    *time += start.elapsed();
+                }
+                Err(error) => *counted = Err(error),
+            }
         }
     }
     #[allow(clippy::cast_precision_loss)]
-    let per_second = counts.iter().map(|(count, time)| *count as f64 / time.as_secs_f64());
-    Ok(per_second.collect())
+    let per_second = |(count, time): (usize, Duration)| count as f64 / time.as_secs_f64();
+    counts.into_iter().map(|counted| counted.map(per_second)).collect()
 }

@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use crate::common::launches::rates;
+use crate::common::launches::{Launch, rates};
 use crate::common::{Record, Result, memory};
 use crate::ways::{Held, Target, Way};
 
@@ -107,10 +107,10 @@ pub fn live(way: &dyn Way, count: usize, record: Record) -> Result<Record> {
     ))
 }
 
-/// Launches of /bin/true per second, of each way.
-pub fn per_second(ways: &[&dyn Way], threads: usize, turn: Duration) -> Result<Vec<f64>> {
+/// Launches of /bin/true per second, of each way, or why one failed.
+pub fn per_second(ways: &[&dyn Way], threads: usize, turn: Duration) -> Vec<std::result::Result<f64, String>> {
     let runs: Vec<_> =
         ways.iter().map(|way| move |thread: usize| way.run(Target::Dynamic, FIRST_SLOT + thread)).collect();
-    let runs: Vec<_> = runs.iter().map(|run| run as &(dyn Fn(usize) -> Result<Duration> + Sync)).collect();
+    let runs: Vec<_> = runs.iter().map(|run| run as Launch<'_>).collect();
     rates(&runs, threads, turn)
 }

@@ -231,7 +231,7 @@ fn time(entries: &mut [Entry<'_>], rounds: usize) -> Result<Vec<[Row; 2]>> {
     Ok(rows)
 }
 
-/// Launches per second with one, two and four threads, in turns.
+/// Launches per second with one, two and four threads, in turns. What fails is named as that, unless it is ours.
 fn rate(entries: &[Entry<'_>], milliseconds: usize) -> Result<Vec<Record>> {
     let turn = Duration::from_millis(u64::try_from(milliseconds)?);
     if turn.is_zero() {
@@ -241,12 +241,16 @@ fn rate(entries: &[Entry<'_>], milliseconds: usize) -> Result<Vec<Record>> {
     let ways: Vec<_> = rated.iter().filter_map(|entry| entry.way()).collect();
     let mut records = vec![];
     for threads in [1, 2, 4] {
-        let rates = crowd::per_second(&ways, threads, turn)?;
-        let plain =
-            rated.iter().zip(&rates).find(|(entry, _)| entry.name == "none/std").map_or(f64::NAN, |(_, rate)| *rate);
+        let rates = crowd::per_second(&ways, threads, turn);
+        let plain = rated.iter().zip(&rates).find(|(entry, _)| entry.name == "none/std");
+        let plain = plain.and_then(|(_, rate)| rate.clone().ok()).unwrap_or(f64::NAN);
         for (entry, rate) in rated.iter().zip(rates) {
             let record = entry.record(&format!("rate-{threads}/{}", entry.name));
-            records.push(record.number("per_second", rate, 1).number("ratio_std", rate / plain, 3));
+            records.push(match rate {
+                Ok(rate) => record.number("per_second", rate, 1).number("ratio_std", rate / plain, 3),
+                Err(error) if entry.ours => return Err(format!("{}, {threads} threads: {error}", entry.name).into()),
+                Err(error) => record.text("absent", format!("it failed: {error}")),
+            });
         }
     }
     Ok(records)
