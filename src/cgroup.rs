@@ -15,8 +15,9 @@ mod v1;
 mod v2;
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Write as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
@@ -30,7 +31,7 @@ pub use devices::{DeviceAccess, DeviceKind, DeviceRule, DeviceRules};
 pub use events::{Event, EventKind, Events};
 pub use limits::{CgroupParent, IoLimit};
 pub use live::LiveLimits;
-pub use sweep::{delegate_self, sweep};
+pub use sweep::{delegate_self, sweep, sweep_below};
 
 pub(crate) use limits::{Compiled, Limits, lesser};
 
@@ -47,6 +48,9 @@ pub(crate) struct Cgroup {
     cpu_time: bool,
     /// Files of accounts that are open already: of which directory, and their names.
     open: Vec<(usize, &'static str, File)>,
+    /// Version 2, of a program in a container: where the forks are counted that the container's own limit refused, whosever
+    /// they were, and how many there had been.
+    above: Option<(PathBuf, u64)>,
     /// One at a time stops what is in it, or lets it go on.
     freezing: Arc<Mutex<()>>,
     /// How often what had happened when it was removed, for those who still want to know.
@@ -59,6 +63,8 @@ struct Directory {
     path: PathBuf,
     v2: bool,
     controllers: Vec<Controller>,
+    /// It is another's, which removes it: that of a container, for one of its programs.
+    shared: bool,
 }
 
 impl Directory {
@@ -135,12 +141,30 @@ fn failed(path: &Path) -> impl FnOnce(io::Error) -> Error + '_ {
     move |source| Error::Cgroup { path: path.to_owned(), source }
 }
 
+/// Writes to a file that is there: none is made, of which cgroup file systems and others say different things.
+fn write(file: &Path, value: impl AsRef<[u8]>) -> io::Result<()> {
+    File::options().write(true).open(file)?.write_all(value.as_ref())
+}
+
 fn write_all<'a>(path: &Path, settings: impl Iterator<Item = &'a Setting>) -> Result<(), Error> {
     for setting in settings {
         let file = path.join(&setting.file);
-        match fs::write(&file, &setting.value) {
+        match write(&file, &setting.value) {
             Err(error) if setting.optional && error.kind() == io::ErrorKind::NotFound => {}
             result => result.map_err(failed(&file))?,
+        }
+    }
+    Ok(())
+}
+
+/// Version 2 takes a set of CPUs or memory nodes that it does not grant, and grants others then: those of the parent.
+fn granted(path: &Path, settings: &[Setting]) -> Result<(), Error> {
+    for setting in settings.iter().filter(|setting| ["cpuset.cpus", "cpuset.mems"].contains(&setting.file.as_str())) {
+        let Some(granted) = text_of(&path.join(format!("{}.effective", setting.file))) else { continue };
+        if members(&granted) != members(&setting.value) {
+            let reason = format!("of {} the kernel grants {}", setting.value, granted.trim());
+            let source = io::Error::new(io::ErrorKind::InvalidInput, reason);
+            return Err(Error::Cgroup { path: path.join(&setting.file), source });
         }
     }
     Ok(())
@@ -166,14 +190,22 @@ impl Cgroup {
     }
 
     fn empty(cpu_time: bool) -> Self {
-        Self { directories: vec![], oom: None, cpu_time, open: vec![], freezing: Arc::default(), last: Arc::default() }
+        let (freezing, last) = (Arc::default(), Arc::default());
+        Self { directories: vec![], oom: None, cpu_time, open: vec![], above: None, freezing, last }
+    }
+
+    /// Since Linux 6.11 a refusal is counted where the limit is, not where the fork was.
+    fn refusals_of(container: &Directory) -> Option<(PathBuf, u64)> {
+        let file = container.path.join("pids.events.local");
+        let refused = entry(&text_of(&file)?, "max")?;
+        Some((file, refused))
     }
 
     /// One directory more. From here on it is removed with the rest if something fails.
     fn add(&mut self, parent: &Path, name: &str, v2: bool, controllers: Vec<Controller>) -> Result<(), Error> {
         let path = parent.join(name);
         fs::create_dir(&path).map_err(failed(&path))?;
-        self.directories.push(Directory { path, v2, controllers });
+        self.directories.push(Directory { path, v2, controllers, shared: false });
         Ok(())
     }
 
@@ -186,6 +218,7 @@ impl Cgroup {
         }
         if let Some(place) = place {
             write_all(path, place.settings.iter())?;
+            granted(path, &place.settings)?;
             if let Some(program) = &place.devices {
                 let attached = File::open(path).and_then(|cgroup| bpf::attach(program, &cgroup));
                 attached.map_err(failed(path))?;
@@ -210,6 +243,12 @@ impl Cgroup {
         for directory in &self.directories {
             if directory.v2 {
                 v2::give_all(&directory.path)?;
+                child.above = Self::refusals_of(directory);
+            }
+            // Version 1 throttles each cgroup for itself: all programs are in the one that has the limit.
+            if !directory.v2 && directory.controllers == [Controller::Io] {
+                child.directories.push(Directory { shared: true, ..directory.clone() });
+                continue;
             }
             child.add(&directory.path, &name, directory.v2, directory.controllers.clone())?;
             child.set_up(&directory.path, None)?;
@@ -274,7 +313,7 @@ impl Cgroup {
     /// Of what still runs, or of what has ended and uses nothing any more.
     pub(crate) fn accounts(&self, live: bool) -> Accounts {
         let mut accounts = Accounts::default();
-        for (index, directory) in self.directories.iter().enumerate() {
+        for (index, directory) in self.directories.iter().enumerate().filter(|(_, directory)| !directory.shared) {
             let open = |name| self.open.iter().find(|(of, file, _)| (*of, *file) == (index, name));
             let read = |name: &'static str| match open(name) {
                 Some((_, _, file)) => text(file),
@@ -286,12 +325,16 @@ impl Cgroup {
                 accounts.memory_current = read(file).as_deref().and_then(number);
             }
         }
+        if let (Some((file, before)), Some(refused)) = (&self.above, &mut accounts.pids_refused) {
+            let all = text_of(file).and_then(|text| entry(&text, "max")).unwrap_or(*before);
+            *refused = refused.saturating_add(all.saturating_sub(*before));
+        }
         accounts
     }
 
     /// Opens the files that the accounts will be read from, where that is not on anybody's way.
     pub(crate) fn open_accounts(&mut self) {
-        for (index, directory) in self.directories.iter().enumerate() {
+        for (index, directory) in self.directories.iter().enumerate().filter(|(_, directory)| !directory.shared) {
             let open = RefCell::new(vec![]);
             let read = |name: &'static str| {
                 open.borrow_mut().extend(File::open(directory.path.join(name)).map(|file| (index, name, file)));
@@ -303,8 +346,8 @@ impl Cgroup {
     }
 
     /// Removes it. What was in it has ended; the kernel may need a moment to see that.
-    pub(crate) fn remove(mut self) {
-        self.remove_all();
+    pub(crate) fn remove(self) {
+        drop(self);
     }
 
     /// The same, while something else ends.
@@ -312,7 +355,6 @@ impl Cgroup {
         self.keep_counts();
         self.try_remove();
         end();
-        self.remove_all();
     }
 
     fn keep_counts(&self) {
@@ -338,7 +380,8 @@ impl Cgroup {
     /// Removes what can be removed now. True: that was all.
     fn try_remove(&mut self) -> bool {
         self.directories.retain(|directory| {
-            fs::remove_dir(&directory.path).is_err_and(|error| error.kind() == io::ErrorKind::ResourceBusy)
+            let busy = |error: io::Error| error.kind() == io::ErrorKind::ResourceBusy;
+            !directory.shared && fs::remove_dir(&directory.path).is_err_and(busy)
         });
         self.directories.is_empty()
     }
@@ -346,9 +389,15 @@ impl Cgroup {
 
 impl Drop for Cgroup {
     fn drop(&mut self) {
-        self.remove_all();
-        // What could not be removed is looked for again when this process has ended.
-        self.directories.clear();
+        if !self.directories.is_empty() {
+            self.remove_all();
+        }
+        // Something in it does not end: a task that waits for a disk. It is tried again at the next occasion.
+        if !self.directories.is_empty() {
+            let mut rest = Self::empty(false);
+            rest.directories = std::mem::take(&mut self.directories);
+            leave(rest);
+        }
     }
 }
 
@@ -362,6 +411,28 @@ pub(crate) fn leave(cgroup: Cgroup) {
 
 fn remove_left() {
     LEFT.lock().unwrap_or_else(PoisonError::into_inner).retain_mut(|cgroup| !cgroup.try_remove());
+}
+
+/// The members of a list like `0-3,8`.
+fn members(list: &str) -> Option<BTreeSet<u32>> {
+    let mut all = BTreeSet::new();
+    for part in list.trim().split(',').filter(|part| !part.is_empty()) {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let (first, last): (u32, u32) = (first.parse().ok()?, last.parse().ok()?);
+        // No kernel has as many.
+        if last >= 1 << 16 {
+            return None;
+        }
+        all.extend(first..=last);
+    }
+    Some(all)
+}
+
+/// How many CPUs a tree can use at once, at most: its program may leave the set that this process is bound to.
+pub(crate) fn online_cpus() -> u32 {
+    let online = fs::read_to_string("/sys/devices/system/cpu/online").ok().and_then(|list| members(&list));
+    let ours = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    u32::try_from(online.map_or(ours, |online| online.len().max(ours))).unwrap_or(u32::MAX)
 }
 
 /// A size of pages, as the names of files have it: `64KB`, `2MB`, `1GB`.
@@ -417,6 +488,18 @@ mod tests {
     use super::*;
 
     #[test]
+    fn lists() {
+        let list = |text| members(text).map(Vec::from_iter);
+        assert_eq!(list("0-3,8\n"), Some(vec![0, 1, 2, 3, 8]));
+        assert_eq!(list("2,1,1-2"), Some(vec![1, 2]));
+        assert_eq!(list("\n"), Some(vec![]));
+        for odd in ["a", "1-", "-1", "0-4294967295", "1-2-3"] {
+            assert_eq!(list(odd), None, "{odd}");
+        }
+        assert!(online_cpus() >= 1);
+    }
+
+    #[test]
     fn sizes_of_pages() {
         assert_eq!(
             [64 << 10, 2 << 20, 32 << 20, 1 << 30, 16 << 30].map(page_size),
@@ -447,7 +530,8 @@ mod tests {
         let all = |_| true;
         // Version 1 lets nobody into a set of no CPUs.
         let cpuset = Some("0".into());
-        let container = Limits { pids: Some(20), cpuset, freezer: true, accounts: true, ..Limits::default() };
+        let (memory, cpu_time) = (Some(1 << 30), Some(Duration::from_secs(1000)));
+        let container = Limits { memory, pids: Some(20), cpuset, cpu_time, freezer: true, ..Limits::default() };
         let Ok(Some(container)) = container.compile(all, missing) else {
             println!("skipped: no cgroup can be made here");
             return;
@@ -501,7 +585,7 @@ mod tests {
 
     #[test]
     fn a_lack_of_memory_in_one_of_them() {
-        let limits = Limits { memory: Some(64 << 20), accounts: true, ..Limits::default() };
+        let limits = Limits { memory: Some(64 << 20), ..Limits::default() };
         let Ok(Some(container)) = limits.compile(|_| false, &mut vec![]) else {
             println!("skipped: memory cannot be limited here");
             return;

@@ -727,8 +727,10 @@ impl Child {
     /// [`Error::Invalid`] if it was made without limits, or has ended. [`Error::Host`] where the host's user may watch no
     /// more (`fs.inotify.max_user_instances`).
     pub fn events(&self) -> Result<Events, Error> {
-        let agent = self.running.live.agent.pidfd.try_clone().map_err(Error::host("watch for events"))?;
-        cgroup::with(&self.cgroup, "events", |cgroup| cgroup.events(agent))
+        // A container's agent goes on; what it has to say of this one last is its end.
+        let end = if self.alone { &self.running.live.agent.pidfd } else { &self.running.socket };
+        let end = end.try_clone().map_err(Error::host("watch for events"))?;
+        cgroup::with(&self.cgroup, "events", |cgroup| cgroup.events(end))
     }
 
     /// The container that it runs in. One that was made for it alone ends with it; of one that was

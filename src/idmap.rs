@@ -63,6 +63,16 @@ pub(crate) struct Compiled {
 }
 
 impl Ids {
+    /// Whether the program may have the caller's own user, or become it, as the host sees it.
+    pub(crate) fn may_be_caller(&self, host: &Host, user_ns: bool) -> bool {
+        let is_in = |range: &Range| (range.outer..range.outer.saturating_add(range.count)).contains(&host.uid);
+        match (user_ns, self.uid_map.is_empty()) {
+            (false, _) => self.uid.is_none_or(|uid| uid == host.uid),
+            (true, false) => self.uid_map.iter().any(is_in),
+            (true, true) => host.uid != 0 || self.host_root,
+        }
+    }
+
     /// Whether the caller needs a capability for these, outside a user namespace of the sandbox's own.
     pub(crate) fn need_privilege(&self, host: &Host) -> bool {
         self.uid.is_some_and(|uid| uid != host.uid)

@@ -292,6 +292,36 @@ pub(crate) fn compile(root: Option<&Root>, operations: &[Operation], context: Co
     Ok(compiled)
 }
 
+/// The operations, and between them those that make each of these directories read-only where the program would see it: in
+/// the host's root, a directory of the host that is its root, or a bind that may be written to.
+pub(crate) fn cover(root: Option<&Root>, operations: &[Operation], directories: &[PathBuf]) -> Vec<Operation> {
+    let covers = |source: &Path, target: &Path| {
+        let source = source.canonicalize().unwrap_or_else(|_| source.to_owned());
+        let cover = |directory: &PathBuf| {
+            let (inner, target) = match directory.strip_prefix(&source) {
+                Ok(below) if below.as_os_str().is_empty() => (directory.clone(), target.to_owned()),
+                Ok(below) => (directory.clone(), target.join(below)),
+                Err(_) if source.starts_with(directory) => (source.clone(), target.to_owned()),
+                Err(_) => return None,
+            };
+            (target != Path::new("/")).then_some(Operation::Bind { source: inner, target, read_only: true })
+        };
+        directories.iter().filter_map(cover).collect::<Vec<_>>()
+    };
+    let mut all = match root {
+        None => covers(Path::new("/"), Path::new("/")),
+        Some(Root::Directory(path)) => covers(path, Path::new("/")),
+        Some(Root::Private(_)) => vec![],
+    };
+    for operation in operations {
+        all.push(operation.clone());
+        if let Operation::Bind { source, target, read_only: false } = operation {
+            all.extend(covers(source, target));
+        }
+    }
+    all
+}
+
 /// A [`plan::Mount`] in the making.
 #[derive(Debug, Clone, Default)]
 struct Entry {

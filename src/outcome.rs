@@ -258,7 +258,8 @@ pub struct Usage {
     pub io_write_bytes: Option<u64>,
     /// Processes that the kernel ended for want of memory (`memory.events`, `memory.oom_control`), with a limit of memory.
     pub oom_kills: Option<u64>,
-    /// How long it was kept from running by its limit of CPU (`cpu.stat`), with one.
+    /// How long it was kept from running by its limit of CPU (`cpu.stat`), with one. Of a program in a
+    /// [`Container`](crate::Container) that is its own limit; what the container's does is in the container's usage.
     pub throttled: Option<Duration>,
     /// How long something in it waited for a resource (`*.pressure`; version 2).
     pub pressure: Option<crate::Pressure>,
@@ -449,6 +450,22 @@ mod tests {
             (
                 Evidence { status: 25, file_size_limited: true, ..Evidence::default() },
                 Verdict::LimitExceeded(Limit::FileSize),
+            ),
+            // Each before the next.
+            (
+                Evidence { output_exceeded: true, out_of_memory: true, oom_kills: 1, ..killed },
+                Verdict::LimitExceeded(Limit::Output),
+            ),
+            (Evidence { out_of_memory: true, killed_by_host: true, ..killed }, Verdict::LimitExceeded(Limit::Memory)),
+            (Evidence { oom_kills: 1, killed_by_host: true, ..killed }, Verdict::LimitExceeded(Limit::Memory)),
+            (Evidence { killed_by_host: true, killed_by_agent: true, ..killed }, Verdict::Killed(KilledBy::Host)),
+            (Evidence { killed_by_agent: true, denied: Some(denied), ..killed }, Verdict::Killed(KilledBy::Agent)),
+            (Evidence { killed_by_host: true, denied: Some(denied), ..killed }, Verdict::Killed(KilledBy::Host)),
+            (Evidence { pids_refused: 1, cpu_time_over: true, ..killed }, Verdict::LimitExceeded(Limit::Pids)),
+            (Evidence { cpu_time_over: true, wall_time_over: true, ..killed }, Verdict::LimitExceeded(Limit::CpuTime)),
+            (
+                Evidence { wall_time_over: true, cpu_limit: Some(second), cpu: second, ..killed },
+                Verdict::LimitExceeded(Limit::WallTime),
             ),
             // It used its CPU time up, and exited all the same.
             (Evidence { cpu_limit: Some(second), cpu: second, ..Evidence::default() }, Verdict::Exited(0)),

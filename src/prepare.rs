@@ -255,6 +255,7 @@ struct Settled<'a> {
     namespaces: Namespaces,
     operations: Vec<Operation>,
     rlimits: Vec<(Resource, u64)>,
+    cgroup: Option<cgroup::Compiled>,
     report: Report,
 }
 
@@ -286,7 +287,7 @@ pub(crate) fn prepare(sandbox: &Sandbox) -> Result<Prepared, Error> {
     let securebits = securebits(sandbox, keep, ambient);
     // In a user namespace of its own the capability counts for nothing that was limited outside.
     let may_raise = host.caps.contains(Capabilities::SYS_RESOURCE) && !user_ns;
-    let cgroup = compile_limits(&mut settled)?;
+    let cgroup = settled.cgroup.take();
     let rlimits = settled.rlimits.iter().map(|(resource, value)| rlimit::compile(*resource, *value, may_raise));
     let rlimits = Packed::of(rlimits.collect::<Result<Vec<_>, _>>()?);
     let groups = Packed::of(ids.groups.iter().copied());
@@ -393,7 +394,7 @@ pub(crate) fn prepare(sandbox: &Sandbox) -> Result<Prepared, Error> {
         has_dev: mounts.has_dev,
         program_is_init: sandbox.pid_1,
         no_closure: no_closure(sandbox),
-        cpus: std::thread::available_parallelism().map_or(1, |cpus| u32::try_from(cpus.get()).unwrap_or(u32::MAX)),
+        cpus: cgroup::online_cpus(),
         wall_limit: sandbox.wall_time,
         output_limit: sandbox.output,
         setup_timeout: sandbox.setup_timeout,
@@ -467,6 +468,7 @@ fn settle(sandbox: &Sandbox) -> Result<Settled<'_>, Error> {
         namespaces: sandbox.namespaces,
         operations: sandbox.operations.clone(),
         rlimits: sandbox.rlimits.clone(),
+        cgroup: None,
         report: Report::default(),
     };
     for (layer, namespace) in NAMESPACES {
@@ -492,23 +494,10 @@ fn settle(sandbox: &Sandbox) -> Result<Settled<'_>, Error> {
         settled.operations = kept;
     }
 
-    let joins_user = sandbox.joins.iter().any(|join| join.kind == Namespaces::USER);
-    let needs = |capability| !host.caps.contains(capability);
-    let wanting = if !(settled.namespaces - Namespaces::USER).is_empty() && needs(Capabilities::SYS_ADMIN) {
-        Some("CAP_SYS_ADMIN")
-    } else if sandbox.root.is_some() && needs(Capabilities::SYS_CHROOT) {
-        Some("CAP_SYS_CHROOT")
-    } else if sandbox.ids.need_privilege(&host) && needs(Capabilities::SETUID | Capabilities::SETGID) {
-        Some("CAP_SETUID and CAP_SETGID")
-    } else {
-        None
-    };
-    if let Some(capability) = wanting
-        && !joins_user
-        && !settled.namespaces.contains(Namespaces::USER)
-    {
-        settled.namespaces |= Namespaces::USER;
-        settled.report.notes.push(format!("user_ns() is implied, for want of {capability}"));
+    settled.imply_user_ns();
+    settled.cgroup = compile_limits(&mut settled)?;
+    if settled.cgroup.is_some() {
+        settled.cover_cgroups();
     }
     for (layer, namespace) in NAMESPACES {
         if settled.namespaces.contains(*namespace) {
@@ -526,6 +515,58 @@ fn settle(sandbox: &Sandbox) -> Result<Settled<'_>, Error> {
 }
 
 impl Settled<'_> {
+    /// What the caller may not do is done in a user namespace of the sandbox's own.
+    fn imply_user_ns(&mut self) {
+        let Self { sandbox, host, .. } = self;
+        let needs = |capability| !host.caps.contains(capability);
+        let wanting = if !(self.namespaces - Namespaces::USER).is_empty() && needs(Capabilities::SYS_ADMIN) {
+            "CAP_SYS_ADMIN"
+        } else if sandbox.root.is_some() && needs(Capabilities::SYS_CHROOT) {
+            "CAP_SYS_CHROOT"
+        } else if sandbox.ids.need_privilege(host) && needs(Capabilities::SETUID | Capabilities::SETGID) {
+            "CAP_SETUID and CAP_SETGID"
+        } else {
+            return;
+        };
+        let joins_user = sandbox.joins.iter().any(|join| join.kind == Namespaces::USER);
+        if !joins_user && !self.namespaces.contains(Namespaces::USER) {
+            self.namespaces |= Namespaces::USER;
+            self.report.notes.push(format!("user_ns() is implied, for want of {wanting}"));
+        }
+    }
+
+    /// Who owns a cgroup could lift its limits, where its files are seen: they are made read-only there.
+    fn cover_cgroups(&mut self) {
+        let (sandbox, host) = (self.sandbox, &self.host);
+        let capable = !(sandbox.capabilities | sandbox.ambient).is_empty();
+        if !sandbox.ids.may_be_caller(host, self.namespaces.contains(Namespaces::USER)) && !capable {
+            return;
+        }
+        let covered = mount::cover(sandbox.root.as_ref(), &self.operations, &cgroup::locate::seen());
+        if covered.len() == self.operations.len() {
+            return;
+        }
+        if !self.namespaces.contains(Namespaces::MOUNT) {
+            let joins = |kind| sandbox.joins.iter().any(|join| join.kind == kind);
+            let privileged = host.caps.contains(Capabilities::SYS_ADMIN) || self.namespaces.contains(Namespaces::USER);
+            if joins(Namespaces::MOUNT) || !(privileged || sandbox.joins.is_empty()) || self.is_missing(Layer::MountNs)
+            {
+                self.report.notes.push(
+                    "the program may write to its cgroups' files, and so lift its limits, since it has no mount namespace \
+                     of its own in which they are read-only"
+                        .into(),
+                );
+                return;
+            }
+            self.namespaces |= Namespaces::MOUNT;
+            self.report
+                .notes
+                .push("mount_ns() is implied, in which the program cannot write to its cgroups' files".into());
+            self.imply_user_ns();
+        }
+        self.operations = covered;
+    }
+
     /// Whether a layer may be missing, and is. Then it is in the report.
     fn is_missing(&mut self, layer: Layer) -> bool {
         if !self.sandbox.best_effort.contains(layer.into()) {
@@ -550,6 +591,7 @@ fn compile_limits(settled: &mut Settled<'_>) -> Result<Option<cgroup::Compiled>,
     let report = &mut settled.report;
     let cgroup = sandbox.limits.compile(|layer: Layer| accepted.contains(layer.into()), &mut report.missing)?;
     if let Some(cgroup) = &cgroup {
+        report.notes.extend(cgroup.notes.iter().cloned());
         report.in_force.extend(cgroup.layers.iter().map(|layer| Layers::from(*layer)));
         if cgroup.has_kill() {
             report.in_force |= Layers::TREE_KILL;

@@ -53,7 +53,7 @@ const EATER: &str = r#"
             int s; wait(&s); if (s) return 9; }
         if (!strcmp(argv[1], "helper")) {
             if (!fork()) { char *p = malloc(size); for (size_t i = 0; i < size; i += 4096) p[i] = 1; _exit(0); }
-            int s; wait(&s); usleep(300000); return 5; }
+            int s; wait(&s); usleep(3000000); return 5; }
         if (!strcmp(argv[1], "file")) {
             int f = open(argv[3], O_CREAT | O_WRONLY, 0600); char block[65536]; memset(block, 1, sizeof block);
             for (size_t n = 0; n < size; n += sizeof block) if (write(f, block, sizeof block) != sizeof block) return 8; }
@@ -113,6 +113,11 @@ fn memory_of_every_kind() {
         // A helper that is ended for want of memory takes all the others along.
         let helper = eat("helper", 100);
         assert_eq!(helper.outcome.verdict, Verdict::LimitExceeded(Limit::Memory), "{helper:?}");
+        assert_eq!(
+            std::os::unix::process::ExitStatusExt::signal(&helper.outcome.status),
+            Some(libc::SIGKILL),
+            "{helper:?}"
+        );
     }
 }
 
@@ -123,7 +128,8 @@ fn a_limit_that_not_even_the_exec_can_live_with() {
         let sandbox = Sandbox::new().pid_ns().memory_limit(bytes);
         match sandbox.command("/bin/true").status() {
             Ok(outcome) => assert_eq!(outcome.verdict, Verdict::LimitExceeded(Limit::Memory), "{bytes}"),
-            Err(error) => assert!(!error.to_string().is_empty()),
+            Err(Error::AgentLost { .. } | Error::Exec { .. } | Error::Cgroup { .. } | Error::Setup { .. }) => {}
+            Err(error) => panic!("{bytes}: {error:?}"),
         }
     }
     assert!(Sandbox::new().memory_limit(u64::MAX).command("true").status().unwrap().success());
@@ -236,9 +242,20 @@ fn bandwidth_of_cpu() {
     needs!(Layer::Cpu);
     for cores in [0.5, 0.1] {
         let sandbox = Sandbox::new().pid_ns().cpu_limit(cores).wall_time_limit(Duration::from_secs(2));
-        let usage = sh(&sandbox, "while :; do :; done").outcome.usage;
-        let share = usage.cpu().as_secs_f64() / usage.wall.as_secs_f64();
-        assert!((0.0..=cores * 1.05 + 0.01).contains(&share), "{share}");
+        let run = || {
+            let usage = sh(&sandbox, "while :; do :; done").outcome.usage;
+            let share = usage.cpu().as_secs_f64() / usage.wall.as_secs_f64();
+            assert!((0.0..=cores * 1.05 + 0.01).contains(&share), "{share}");
+            (share, usage)
+        };
+        let (mut share, mut usage) = run();
+        // Within 5 %; a machine that is busy with other things may give it less.
+        for _ in 0..2 {
+            if cores > 0.1 && !(0.475..=0.525).contains(&share) {
+                (share, usage) = run();
+            }
+        }
+        assert!(common::is_slow() || cores <= 0.1 || (0.475..=0.525).contains(&share), "{share}");
         // A machine that is busy with other things may not even give it half a CPU: then that limit is not seen.
         assert!(cores > 0.1 || usage.throttled.unwrap() > Duration::from_millis(100), "{usage:?}");
     }
@@ -387,6 +404,106 @@ fn limits_that_are_none() {
     }
 }
 
+/// It has the user that owns its cgroups, and sees the host's files.
+#[test]
+fn what_it_is_limited_to_is_out_of_its_reach() {
+    needs!(Layer::Pids);
+    let limited = Sandbox::new().pid_ns().pids_limit(20);
+    let lift = r#"
+        grep stockade- /proc/self/cgroup | while IFS=: read number controllers path; do
+            for directory in /sys/fs/cgroup$path /sys/fs/cgroup/unified$path /sys/fs/cgroup/$controllers$path; do
+                [ -e $directory/cgroup.procs ] && echo found
+                echo 1000 2>/dev/null >$directory/pids.max && echo lifted
+                echo $$ 2>/dev/null >$directory/../cgroup.procs && echo left
+                mkdir $directory/own 2>/dev/null && echo made
+            done
+        done
+        true"#;
+    let found = says(&limited, lift);
+    assert_eq!(found.lines().filter(|line| *line != "found").collect::<Vec<_>>(), Vec::<&str>::new(), "{found}");
+    assert!(found.contains("found"), "{found}");
+    let directory = directory();
+    let through = limited.clone().rootfs(Rootfs::system()).bind_rw("/sys", "/sys").bind_rw(directory.path(), "/other");
+    let found = says(&through, &format!("{lift}; echo more >/other/file"));
+    assert!(found.contains("found") && !found.contains("lifted") && !found.contains("left"), "{found}");
+    assert!(directory.path().join("file").exists(), "other binds stay as they are");
+    // The control: nothing but the mount keeps this user from it.
+    let child = sleeper(&limited);
+    let own = path_of(&child, "pids.max").unwrap();
+    fs::write(own.join("pids.max"), "1000").unwrap();
+    assert_eq!(file_of(&child, "pids.max").unwrap(), "1000");
+    // Where it cannot be kept from it, the report says so.
+    let report = limited.prepare().unwrap().report().to_string();
+    assert!(report.contains("cannot write to its cgroups' files"), "{report}");
+    // Without limits there is nothing to be kept from.
+    assert!(!Sandbox::new().prepare().unwrap().report().in_force().contains(Layers::MOUNT_NS));
+}
+
+#[test]
+fn a_parent_that_leads_out_of_the_file_system() {
+    needs!(Layer::Pids);
+    let place = directory();
+    let mounts = ["/sys/fs/cgroup/pids", "/sys/fs/cgroup/unified", "/sys/fs/cgroup"];
+    let mount = mounts.into_iter().find(|path| Path::new(path).join("cgroup.procs").exists()).unwrap();
+    let up = "../".repeat(Path::new(mount).components().count() - 1);
+    let path = format!("{mount}/{up}{}", place.path().strip_prefix("/").unwrap().display());
+    assert!(Path::new(&path).is_dir());
+    let error = Sandbox::new().pids_limit(10).cgroup_parent(CgroupParent::Path(path.into())).prepare().unwrap_err();
+    assert!(matches!(error, Error::Invalid { setting: "cgroup_parent", .. }), "{error:?}");
+    assert_eq!(inside(place.path()), 0);
+}
+
+#[test]
+fn a_set_that_the_parent_has_not() {
+    needs!(Layer::Cpuset);
+    if !is_root() {
+        skip!("only root can make a parent with a set of its own here");
+    }
+    let v1 = Path::new("/sys/fs/cgroup/cpuset").join(format!("stockade-test-set-{}", std::process::id()));
+    let Some(parent) = fs::create_dir(&v1).is_ok().then_some(v1).or_else(|| new_v2("set")) else {
+        skip!("no cgroup can be made where it is looked for")
+    };
+    let there = |cpus: &str| Sandbox::new().pid_ns().cpuset(cpus).cgroup_parent(CgroupParent::Path(parent.clone()));
+    // Version 1 wants both.
+    let _ = fs::write(parent.join("cpuset.mems"), "0");
+    let refused = match fs::write(parent.join("cpuset.cpus"), "0") {
+        Ok(()) => {
+            let error = there("0-1").prepare().map(drop);
+            assert_eq!(says(&there("0"), "nproc"), "1");
+            let child = sleeper(&there("0"));
+            let live = child.limits().cpuset("0-1");
+            let kept = file_of(&child, "cpuset.cpus").unwrap();
+            drop(child);
+            Some((error, live, kept))
+        }
+        Err(_) => None,
+    };
+    fs::remove_dir(&parent).unwrap();
+    let Some((error, live, kept)) = refused else { skip!("the controller is not given to that cgroup") };
+    assert!(matches!(error, Err(Error::Cgroup { .. })), "{error:?}");
+    assert!(matches!(live, Err(Error::Cgroup { .. })), "{live:?}");
+    assert_eq!(kept, "0");
+}
+
+/// What is above it has no memory that is its own.
+#[test]
+fn a_guarantee_below_none() {
+    needs!(Layer::Memory);
+    let Some(parent) = new_v2("low") else { skip!("no cgroup of version 2 can be made here") };
+    let sandbox = Sandbox::new().pid_ns().memory_low(8 * MIB).cgroup_parent(CgroupParent::Path(parent.clone()));
+    let prepared = sandbox.prepare();
+    if prepared.is_ok() {
+        fs::write(parent.join("memory.low"), "16777216").unwrap();
+    }
+    let again = sandbox.prepare();
+    fs::remove_dir(&parent).unwrap();
+    let (Ok(prepared), Ok(again)) = (prepared, again) else { skip!("version 1 has no memory.low") };
+    let place = parent.display().to_string();
+    let notes = [prepared, again].map(|prepared| prepared.report().to_string());
+    assert!(notes[0].contains("guarantees nothing") && notes[0].contains(&place), "{}", notes[0]);
+    assert!(!notes[1].contains(&place), "{}", notes[1]);
+}
+
 #[test]
 fn a_parent_by_name() {
     needs!(Layer::Pids);
@@ -524,7 +641,10 @@ fn what_a_killed_host_left_is_swept() {
     let mut host_gone = host;
     host_gone.wait().unwrap();
     let gone = || {
-        cgroup::sweep();
+        // Two at once, beside one that lives.
+        let live = sleeper(&Sandbox::new().pid_ns().pids_limit(10));
+        std::thread::scope(|scope| (0..2).for_each(|_| drop(scope.spawn(cgroup::sweep))));
+        assert!(live.try_wait().unwrap().is_none() && path_of(&live, "pids.max").is_some());
         let find = std::process::Command::new("find")
             .args(["/sys/fs/cgroup", "-type", "d", "-name", &format!("stockade-*-{pid}-*")])
             .output()
@@ -872,9 +992,11 @@ fn the_frozen_end_with_their_host() {
         cgroup::sweep();
         for mount in ["freezer", "unified"] {
             let own = Path::new("/sys/fs/cgroup").join(mount).join(format!("stockade-test-host-{pid}"));
-            for entry in fs::read_dir(&own).into_iter().flatten().flatten().filter(|entry| entry.path().is_dir()) {
-                assert!(common::eventually(Duration::from_secs(2), || fs::remove_dir(entry.path()).is_ok()));
-            }
+            let is_empty = || {
+                cgroup::sweep_below(&own);
+                !own.exists() || inside(&own) == 0
+            };
+            assert!(common::eventually(Duration::from_secs(2), is_empty), "{}", own.display());
             let _ = fs::remove_dir(&own);
         }
     }
@@ -1300,7 +1422,10 @@ fn a_parent_that_is_removed_at_the_same_time() {
         });
         for _ in 0..common::scaled(300) {
             match prepared.command("true").status() {
-                Ok(outcome) => good += u32::from(outcome.success()),
+                Ok(outcome) => {
+                    assert!(outcome.success(), "{outcome:?}");
+                    good += 1;
+                }
                 Err(Error::Cgroup { .. } | Error::Setup { .. }) => bad += 1,
                 Err(error) => panic!("{error:?}"),
             }
@@ -1308,6 +1433,7 @@ fn a_parent_that_is_removed_at_the_same_time() {
         over.store(true, std::sync::atomic::Ordering::Relaxed);
     });
     println!("{good} runs, {bad} errors");
+    assert!(good > 0 && bad > 0);
     let _ = fs::create_dir(&parent);
     assert_eq!(inside(&parent), 0);
     fs::remove_dir(&parent).unwrap();

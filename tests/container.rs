@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use common::{all_namespaces, alone, directory, eventually, leaves_nothing, marker};
 use stockade::{
-    Container, ContainerEvent, Error, KilledBy, Layer, Layers, Limit, Rootfs, Sandbox, Signal, State, Stdio, Support,
-    Verdict,
+    Container, ContainerEvent, Error, IoLimit, KilledBy, Layer, Layers, Limit, Rootfs, Sandbox, Signal, State, Stdio,
+    Support, Verdict,
 };
 
 fn system() -> Sandbox {
@@ -244,8 +244,72 @@ fn each_program_has_its_own_accounts() {
     assert_eq!(sleeper.try_wait().unwrap().map(|outcome| outcome.verdict), None);
     assert!(container.usage().unwrap().memory_current.is_some());
     container.limits().pids(1).unwrap();
-    let refused = container.command("sh").args(["-c", "sleep 1 & wait"]).status();
-    assert!(!refused.is_ok_and(|outcome| outcome.success()), "the container has no room for another");
+    let refused = container.command("sh").args(["-c", "sleep 1 & wait"]).status().unwrap();
+    assert_eq!(
+        refused.verdict,
+        Verdict::LimitExceeded(Limit::Pids),
+        "the container has no room for another: {refused:?}"
+    );
+}
+
+/// All that it does is under the one limit, and on version 1 too, which throttles each cgroup for itself.
+#[test]
+fn programs_share_what_there_is_of_a_disk() {
+    use std::os::unix::fs::MetadataExt as _;
+    if let Some(missing) = Support::probe().missing(Layer::Io) {
+        skip!("{}", missing.reason);
+    }
+    let places = [std::env::temp_dir(), "/var/tmp".into(), "/mnt".into()];
+    let made =
+        places.iter().filter_map(|place| tempfile::Builder::new().prefix("stockade-test-").tempdir_in(place).ok());
+    let Some(disk) = made.into_iter().find(|disk| rustix::fs::major(disk.path().metadata().unwrap().dev()) != 0) else {
+        skip!("no directory on a block device may be written to")
+    };
+    common::open(&disk);
+    let run = |per_second: u64| {
+        let sandbox =
+            system().bind_rw(disk.path(), "/disk").io_limit(disk.path(), IoLimit::new().write_bytes(per_second));
+        let container = sandbox.start().unwrap();
+        let start = Instant::now();
+        let children: Vec<_> = (0..2)
+            .map(|index| {
+                let script = format!("dd if=/dev/zero of=/disk/{index} bs=1M count=4 oflag=direct 2>/dev/null");
+                container.command("sh").args(["-c", &script]).spawn().unwrap()
+            })
+            .collect();
+        for child in children {
+            let outcome = child.wait().unwrap();
+            assert!(outcome.success(), "{outcome:?}");
+        }
+        let written = container.usage().unwrap().io_write_bytes.unwrap();
+        assert!(written >= 8 << 20, "{written}");
+        start.elapsed()
+    };
+    // 8 MiB at 4 MiB a second.
+    let took = run(4 << 20);
+    assert!(took > Duration::from_millis(1200), "{took:?}");
+    let took = run(1 << 40);
+    assert!(common::is_slow() || took < Duration::from_millis(1200), "the control: {took:?}");
+}
+
+/// Nobody has waited for it, and its container goes on.
+#[test]
+fn events_of_a_program_end_with_it() {
+    let cpu = system().cpu_limit(1.0);
+    let tried = [(Layer::Cpu, cpu), (Layer::Pids, system().pids_limit(20)), (Layer::Freezer, system().freezer())];
+    let here = tried.iter().filter(|(layer, _)| Support::probe().missing(*layer).is_none()).collect::<Vec<_>>();
+    if here.is_empty() {
+        skip!("no cgroup can be made here");
+    }
+    for (layer, sandbox) in here {
+        let container = sandbox.start().unwrap();
+        let child = container.command("sleep").arg("0.1").spawn().unwrap();
+        let events = child.events().unwrap();
+        let (told, over) = std::sync::mpsc::channel();
+        std::thread::spawn(move || told.send(events.count()));
+        assert_eq!(over.recv_timeout(Duration::from_secs(20)), Ok(0), "{layer:?}");
+        assert!(child.wait().unwrap().success());
+    }
 }
 
 #[test]

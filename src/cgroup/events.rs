@@ -143,7 +143,7 @@ pub struct Events {
     /// Version 2: held open for what the kernel tells by it, which is told to whoever polls first. What there is to know
     /// is in the counts.
     _stalls: Vec<File>,
-    agent: OwnedFd,
+    end: OwnedFd,
     directories: Vec<Directory>,
     last: Arc<OnceLock<Counts>>,
     told: Counts,
@@ -152,8 +152,8 @@ pub struct Events {
 }
 
 impl Cgroup {
-    /// `agent` becomes readable when all is over.
-    pub(crate) fn events(&self, agent: OwnedFd) -> Result<Events, Error> {
+    /// `end` becomes readable when all is over.
+    pub(crate) fn events(&self, end: OwnedFd) -> Result<Events, Error> {
         let failed = |errno: Errno| Error::host("watch for events")(errno);
         let changes = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK).map_err(failed)?;
         let (mut signals, mut pressure, mut stalls) = (vec![], [None, None], vec![]);
@@ -187,7 +187,7 @@ impl Cgroup {
             }
         }
         let all = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(failed)?;
-        for fd in signals.iter().chain(pressure.iter().flatten()).chain([&changes, &agent]) {
+        for fd in signals.iter().chain(pressure.iter().flatten()).chain([&changes, &end]) {
             epoll::add(&all, fd, epoll::EventData::new_u64(0), epoll::EventFlags::IN).map_err(failed)?;
         }
         for fd in &stalls {
@@ -200,7 +200,7 @@ impl Cgroup {
             pressure,
             reclaimed: [0; 2],
             _stalls: stalls,
-            agent,
+            end,
             directories: self.directories.clone(),
             last: Arc::clone(&self.last),
             told: Counts::default(),
@@ -255,8 +255,8 @@ impl Events {
 
     /// Reads what makes the descriptor readable, and only then the counts: what is counted later makes it so again.
     fn look(&mut self) {
-        let mut agent = [PollFd::new(&self.agent, PollFlags::IN)];
-        let over = poll(&mut agent, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })) != Ok(0);
+        let mut end = [PollFd::new(&self.end, PollFlags::IN)];
+        let over = poll(&mut end, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })) != Ok(0);
         let mut buffer = [0; 4096];
         while rustix::io::read(&self.changes, &mut buffer).is_ok_and(|len| len > 0) {}
         for signal in &self.signals {

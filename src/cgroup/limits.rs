@@ -134,8 +134,6 @@ pub(crate) struct Limits {
     pub(crate) net_class: Option<u32>,
     pub(crate) perf_event: bool,
     pub(crate) freezer: bool,
-    /// The controllers that accounts are taken from too, as far as they are to be had; for what others are made in.
-    pub(crate) accounts: bool,
     pub(crate) parent: CgroupParent,
 }
 
@@ -154,9 +152,6 @@ const READ_ONLY: &str = "mount the container's cgroups writable (Docker 28 and l
                          Kubernetes: containerd's cgroup_writable), or name a writable directory by cgroup_parent()";
 const DELEGATE: &str = "call cgroup::delegate_self() early, start the program in a delegated cgroup (systemd-run --user \
                         --scope -p Delegate=yes), or name one without processes by cgroup_parent()";
-
-/// Where accounts come from that are wanted of every command in a container.
-const ACCOUNTS: [Controller; 3] = [Controller::Memory, Controller::Pids, Controller::CpuTime];
 
 /// No kernel has more tasks than that, and none takes a higher limit.
 const MOST_TASKS: u32 = 1 << 22;
@@ -254,6 +249,12 @@ impl Setting {
     pub(super) fn new(file: &str, value: String) -> Self {
         Self { file: file.into(), value, optional: false }
     }
+
+    /// With the value that it has in this cgroup.
+    pub(super) fn as_it_is(&self, path: &Path) -> Option<Self> {
+        let value = std::fs::read_to_string(path.join(&self.file)).ok()?;
+        Some(Self { value, ..self.clone() })
+    }
 }
 
 /// Where a sandbox's cgroup is made in one hierarchy, and what is written there.
@@ -273,6 +274,8 @@ pub(crate) struct Compiled {
     pub(super) places: Vec<Place>,
     pub(crate) cpu_time: Option<Duration>,
     pub(crate) layers: Vec<Layer>,
+    /// What is weaker than it looks.
+    pub(crate) notes: Vec<String>,
 }
 
 impl Limits {
@@ -372,7 +375,7 @@ impl Limits {
             // On version 2 it is no file.
             Controller::Devices if is_v2 => {}
             Controller::Devices => all.extend(self.devices.iter().flat_map(devices::v1)),
-            _ if is_v2 => all = v2::settings(self, controller)?,
+            _ if is_v2 => all = v2::settings(self, controller, parent)?,
             _ => all = v1::settings(self, controller, parent)?,
         }
         Ok(all)
@@ -438,16 +441,11 @@ impl Limits {
     ) -> Result<Option<Compiled>, Error> {
         self.check()?;
         let hierarchies = hierarchies();
-        let mut compiled = Compiled { places: vec![], cpu_time: self.cpu_time, layers: vec![] };
+        let mut compiled = Compiled { places: vec![], cpu_time: self.cpu_time, layers: vec![], notes: vec![] };
         let wanted = self.controllers();
         let (v2, v1): (Vec<_>, Vec<_>) =
             wanted.iter().partition(|controller| self.is_on_v2(**controller, &hierarchies));
-        let (v2_accounts, v1_accounts): (Vec<_>, Vec<_>) = ACCOUNTS
-            .into_iter()
-            .filter(|controller| self.accounts && !wanted.contains(controller))
-            .partition(|controller| self.is_on_v2(*controller, &hierarchies));
-        let needs_v2 = !v2.is_empty() || !v2_accounts.is_empty();
-        let v2_parent = if needs_v2 { self.v2_parent(&v2, &v2_accounts, &hierarchies)? } else { None };
+        let v2_parent = if v2.is_empty() { None } else { self.v2_parent(&v2, &hierarchies)? };
 
         let on_v1 = v1.into_iter().map(|controller| (controller, self.on_v1(controller, &hierarchies)));
         let on_v2 = v2.into_iter().map(|controller| (controller, self.on_v2(controller, v2_parent.as_deref())));
@@ -465,19 +463,16 @@ impl Limits {
             }
             compiled.layers.push(controller.layer());
         }
-        let on_v1 = v1_accounts.into_iter().map(|controller| (controller, self.on_v1(controller, &hierarchies)));
-        let on_v2 =
-            v2_accounts.into_iter().map(|controller| (controller, self.on_v2(controller, v2_parent.as_deref())));
-        for (controller, found) in on_v1.chain(on_v2) {
-            if let Ok(found) = found {
-                compiled.add(controller, found);
-            }
-        }
         if compiled.places.is_empty() {
             return Ok(None);
         }
         // Whatever the kernel has against it, it says so now.
-        Cgroup::make(&compiled)?.remove();
+        let tried = Cgroup::make(&compiled)?;
+        if self.memory.is_some() && compiled.layers.contains(&Layer::Memory) && tried.swap().is_none() {
+            compiled.notes.push("this kernel does not account for swap: memory_limit() does not limit it".into());
+        }
+        tried.remove();
+        compiled.notes.extend(self.memory_low.and_then(|_| low_above(&compiled.places, &hierarchies)));
         Ok(Some(compiled))
     }
 
@@ -546,40 +541,40 @@ impl Limits {
 
     /// The one directory of version 2 for all these controllers: the first candidate that can give all of them, or else
     /// the first of all. A process is in one cgroup of version 2 only.
-    fn v2_parent(
-        &self,
-        controllers: &[Controller],
-        accounts: &[Controller],
-        hierarchies: &[Hierarchy],
-    ) -> Result<Option<PathBuf>, Error> {
+    fn v2_parent(&self, controllers: &[Controller], hierarchies: &[Hierarchy]) -> Result<Option<PathBuf>, Error> {
         let Some(hierarchy) = hierarchies.iter().find(|hierarchy| hierarchy.is_v2()) else { return Ok(None) };
         let parent = self.parent_in(hierarchy, hierarchies)?;
         let mut candidates = vec![parent.clone()];
         if self.parent == CgroupParent::Auto && parent != hierarchy.mount {
             candidates.extend(parent.parent().map(Path::to_owned));
         }
-        let gives = |candidate: &PathBuf, all: &[Controller]| {
-            all.iter().all(|controller| v2::enable(candidate, controller.v2()).is_ok())
-        };
-        let both = candidates.iter().find(|candidate| gives(candidate, controllers) && gives(candidate, accounts));
-        let found = both.or_else(|| candidates.iter().find(|candidate| gives(candidate, controllers)));
-        Ok(Some(found.cloned().unwrap_or(parent)))
+        let gives =
+            |candidate: &&PathBuf| controllers.iter().all(|controller| v2::enable(candidate, controller.v2()).is_ok());
+        Ok(Some(candidates.iter().find(gives).cloned().unwrap_or(parent)))
     }
 
     /// The parent in one hierarchy.
     fn parent_in(&self, hierarchy: &Hierarchy, all: &[Hierarchy]) -> Result<PathBuf, Error> {
         let CgroupParent::Path(path) = &self.parent else { return Ok(hierarchy.own.clone()) };
-        let below = all.iter().filter_map(|hierarchy| path.strip_prefix(&hierarchy.mount).ok());
-        let Some(below) = below.min_by_key(|below| below.as_os_str().len()) else {
+        let Some(parent) = hierarchy.same_place(path, all) else {
             return Err(Error::invalid("cgroup_parent", format!("{} is in no cgroup file system", path.display())));
         };
-        let parent = hierarchy.mount.join(below);
         match parent.symlink_metadata() {
             Ok(metadata) if metadata.is_dir() => Ok(parent),
             Ok(_) => Err(Error::Cgroup { path: parent, source: io::ErrorKind::NotADirectory.into() }),
             Err(source) => Err(Error::Cgroup { path: parent, source }),
         }
     }
+}
+
+/// A guarantee holds as far as those above it have one.
+fn low_above(places: &[Place], hierarchies: &[Hierarchy]) -> Option<String> {
+    let place = places.iter().find(|place| place.v2 && place.controllers.contains(&Controller::Memory))?;
+    let top = &hierarchies.iter().find(|hierarchy| hierarchy.is_v2())?.mount;
+    let has_none = |path: &&Path| std::fs::read_to_string(path.join("memory.low")).is_ok_and(|low| low.trim() == "0");
+    let above = place.parent.ancestors().take_while(|path| path.starts_with(top)).find(has_none)?;
+    let file = above.join("memory.low");
+    Some(format!("memory_low() guarantees nothing, since {} is 0: write to it what is to be shared", file.display()))
 }
 
 impl Compiled {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::limits::{Controller, IoLimit, Limits};
-use super::{Cgroup, failed, number, text_of, with, write_all};
+use super::{Cgroup, failed, granted, number, text_of, with, write, write_all};
 use crate::error::Error;
 
 /// The limits of a live sandbox, to be changed while it runs; see [`Child::limits`](crate::Child::limits). What can be
@@ -198,17 +198,25 @@ impl Cgroup {
             let Some(directory) = self.directories.iter().find(|directory| directory.has(controller)) else { continue };
             let path = &directory.path;
             let settings = limits.settings(controller, path, directory.v2)?;
+            let before: Vec<_> = match controller {
+                Controller::Cpuset => settings.iter().filter_map(|setting| setting.as_it_is(path)).collect(),
+                _ => vec![],
+            };
             // Memory's limit must never be above that of memory and swap together: which comes first depends on whether
             // they go up or down.
             if write_all(path, settings.iter()).is_err() {
                 write_all(path, settings.iter().rev())?;
+            }
+            if let Err(error) = granted(path, &settings) {
+                write_all(path, before.iter())?;
+                return Err(error);
             }
         }
         Ok(())
     }
 
     /// How many bytes of swap it may use, where swap is accounted for.
-    fn swap(&self) -> Option<u64> {
+    pub(super) fn swap(&self) -> Option<u64> {
         let directory = self.directories.iter().find(|directory| directory.has(Controller::Memory))?;
         let path = |file: &str| directory.path.join(file);
         if !directory.v2 {
@@ -245,7 +253,7 @@ impl Freezer {
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         let (file, on, off) = if self.v2 { ("cgroup.freeze", "1", "0") } else { ("freezer.state", "FROZEN", "THAWED") };
         let file = self.path.join(file);
-        let write = |frozen: bool| fs::write(&file, if frozen { on } else { off }).map_err(failed(&file));
+        let write = |frozen: bool| write(&file, if frozen { on } else { off }).map_err(failed(&file));
         write(frozen)?;
         let settled = if self.v2 {
             wait_for(&self.path.join("cgroup.events"), if frozen { "frozen 1" } else { "frozen 0" })

@@ -17,6 +17,15 @@ impl Hierarchy {
         self.controllers.is_none()
     }
 
+    /// The directory of this hierarchy that has the name which `path` has in its own. None: it is in no hierarchy, or may
+    /// lead out of it.
+    pub(crate) fn same_place(&self, path: &Path, all: &[Hierarchy]) -> Option<PathBuf> {
+        let below = all.iter().filter_map(|hierarchy| path.strip_prefix(&hierarchy.mount).ok());
+        let below = below.min_by_key(|below| below.as_os_str().len())?;
+        let is_below = below.components().all(|part| matches!(part, std::path::Component::Normal(_)));
+        is_below.then(|| if below.as_os_str().is_empty() { self.mount.clone() } else { self.mount.join(below) })
+    }
+
     /// Whether a controller is bound to this hierarchy of version 1.
     pub(crate) fn has(&self, controller: &str) -> bool {
         self.controllers.as_ref().is_some_and(|all| all.iter().any(|name| name == controller))
@@ -27,6 +36,28 @@ impl Hierarchy {
 pub(crate) fn hierarchies() -> Vec<Hierarchy> {
     let read = |file| std::fs::read_to_string(file).unwrap_or_default();
     parse(&read("/proc/self/mountinfo"), &read("/proc/self/cgroup"))
+}
+
+/// Where cgroup file systems are seen: the usual place as a whole, others one by one.
+pub(crate) fn seen() -> Vec<PathBuf> {
+    let mountinfo = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let mut all = seen_in(&mountinfo);
+    // What is mounted over is not seen.
+    all.retain(|path| path.is_dir());
+    all
+}
+
+fn seen_in(mountinfo: &str) -> Vec<PathBuf> {
+    const USUAL: &str = "/sys/fs/cgroup";
+    let is_cgroup = |right: &str| right.starts_with("cgroup ") || right.starts_with("cgroup2 ");
+    let mounts = mountinfo.lines().filter_map(|line| {
+        let (left, _) = line.split_once(" - ").filter(|(_, right)| is_cgroup(right))?;
+        left.split(' ').nth(4).map(|mount| PathBuf::from(unescape(mount)))
+    });
+    let mut all: Vec<_> = mounts.map(|path| if path.starts_with(USUAL) { USUAL.into() } else { path }).collect();
+    all.sort();
+    all.dedup();
+    all
 }
 
 /// From the contents of mountinfo (proc(5)) and of `/proc/PID/cgroup` (cgroups(7)).
@@ -136,6 +167,30 @@ mod tests {
         assert_eq!(all[1].own, Path::new("/sys/fs/cgroup/memory/b/c"));
         assert!(all[3].is_v2());
         assert_eq!(all[3].own, Path::new("/sys/fs/cgroup/unified/d"));
+    }
+
+    #[test]
+    fn where_they_are_seen() {
+        let mounts = "33 32 0:27 / /sys/fs/cgroup/pids rw - cgroup cgroup rw,pids\n\
+                      36 32 0:30 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n\
+                      37 32 0:30 / /mnt/my\\040own rw - cgroup2 none rw\n\
+                      38 32 0:31 / /sys/fs/cgroupish rw - tmpfs cgroup rw\n";
+        assert_eq!(seen_in(mounts), ["/mnt/my own", "/sys/fs/cgroup"].map(PathBuf::from));
+        assert_eq!(seen_in(""), [""; 0].map(PathBuf::from));
+    }
+
+    #[test]
+    fn the_same_place_in_each() {
+        let mounts = "33 32 0:27 / /sys/fs/cgroup/pids rw - cgroup cgroup rw,pids\n\
+                      36 32 0:30 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n";
+        let all = parse(mounts, "4:pids:/a\n0::/d\n");
+        let places = |path: &str| all.iter().map(|h| h.same_place(Path::new(path), &all)).collect::<Vec<_>>();
+        let found = ["/sys/fs/cgroup/pids/x/y", "/sys/fs/cgroup/unified/x/y"].map(|path| Some(PathBuf::from(path)));
+        assert_eq!(places("/sys/fs/cgroup/pids/x/y"), found);
+        assert_eq!(places("/sys/fs/cgroup/unified/x/y/"), found);
+        for outside in ["/tmp", "/sys/fs/cgroup", "/sys/fs/cgroup/pids/../../../../tmp", "/sys/fs/cgroup/pids/a/.."] {
+            assert_eq!(places(outside), [None, None], "{outside}");
+        }
     }
 
     #[test]

@@ -1,16 +1,17 @@
 //! Whose a cgroup is: the names, and the removal of what those have left who are no more.
 
-use std::fs::{self, File};
-use std::io::{self, Write as _};
+use std::fs;
+use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
-use super::failed;
 use super::locate::hierarchies;
+use super::{failed, write};
 use crate::error::Error;
 use crate::support::Layer;
 
@@ -25,7 +26,7 @@ pub(super) fn name() -> io::Result<String> {
     let known = own.take().filter(|(of, _)| *of == pid).map(|(_, prefix)| prefix);
     let prefix = match known {
         Some(prefix) => prefix,
-        None => owner_prefix(pid)?.ok_or(io::ErrorKind::NotFound)?,
+        None => owner_prefix(pid)?,
     };
     let name = format!("{prefix}{}", COUNT.fetch_add(1, Ordering::Relaxed));
     *own = Some((pid, prefix));
@@ -41,34 +42,35 @@ pub(super) fn attempt<T>(parent: &Path, look: impl FnOnce(&Path) -> T) -> io::Re
     Ok(seen)
 }
 
-/// None if there is no such process. That it cannot be looked at does not mean that it is no more.
-fn owner_prefix(pid: u32) -> io::Result<Option<String>> {
+/// With what the names begin that a process gives.
+fn owner_prefix(pid: u32) -> io::Result<String> {
     let namespace = fs::read_link("/proc/self/ns/pid")?;
     let namespace: String = namespace.to_string_lossy().chars().filter(char::is_ascii_digit).collect();
-    let stat = match fs::read_to_string(format!("/proc/{pid}/stat")) {
-        Ok(stat) => stat,
-        Err(error) if is_gone(&error) => return Ok(None),
-        Err(error) => return Err(error),
-    };
-    // A zombie owns nothing any more.
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
     let mut fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
-    if fields.next() == Some("Z") {
-        return Ok(None);
-    }
-    let started = fields.nth(18).ok_or(io::ErrorKind::InvalidData)?;
-    Ok(Some(format!("stockade-{namespace}-{pid}-{started}-")))
+    let started = fields.nth(19).ok_or(io::ErrorKind::InvalidData)?;
+    Ok(format!("stockade-{namespace}-{pid}-{started}-"))
 }
 
-/// ESRCH is: it ended between the opening of its file and the reading.
-fn is_gone(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(Errno::SRCH.raw_os_error())
+/// Whether a process is no more, with all its threads; one that waits to be reaped owns nothing any more. That it cannot be
+/// seen does not mean that: procfs may be mounted with hidepid.
+fn is_gone(pid: u32) -> bool {
+    let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return true };
+    match pidfd_open(pid, PidfdFlags::empty()) {
+        Ok(process) => {
+            let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+            poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&now)) == Ok(1)
+        }
+        Err(errno) => errno == Errno::SRCH,
+    }
 }
 
 /// Removes the cgroups that processes which are no more have left, in the caller's own places, and returns how many: what
 /// is in them is ended. Those of live processes, and those of other PID namespaces, are not touched. Two programs may do
 /// it at once.
 ///
-/// A host process that is killed leaves its cgroups behind, empty.
+/// A host process that is killed leaves its cgroups behind, empty. For those that were made elsewhere, by
+/// [`cgroup_parent`](crate::Sandbox::cgroup_parent), there is [`sweep_below`].
 ///
 /// ```
 /// // Early, in a program that may have been killed when it ran last.
@@ -80,13 +82,28 @@ pub fn sweep() -> usize {
     for hierarchy in hierarchies() {
         let above = hierarchy.own.parent().filter(|_| hierarchy.own != hierarchy.mount).map(Path::to_owned);
         for parent in [Some(hierarchy.own.clone()), above].into_iter().flatten() {
-            removed += sweep_below(&parent);
+            removed += sweep_in(&parent);
         }
     }
     removed
 }
 
-fn sweep_below(parent: &Path) -> usize {
+/// As [`sweep`], of what was made below [`CgroupParent::Path`](crate::CgroupParent::Path), in every hierarchy. A path that is
+/// in no cgroup file system has nothing below it.
+///
+/// ```
+/// # use stockade::cgroup;
+/// assert_eq!(cgroup::sweep_below("/sys/fs/cgroup/no/such/cgroup"), 0);
+/// ```
+pub fn sweep_below(parent: impl AsRef<Path>) -> usize {
+    let all = hierarchies();
+    let mut places: Vec<_> = all.iter().filter_map(|one| one.same_place(parent.as_ref(), &all)).collect();
+    places.sort();
+    places.dedup();
+    places.iter().map(|place| sweep_in(place)).sum()
+}
+
+fn sweep_in(parent: &Path) -> usize {
     let Ok(entries) = fs::read_dir(parent) else { return 0 };
     let orphans = entries.flatten().filter(|entry| is_orphan(&entry.file_name().to_string_lossy()));
     let swept = |entry: &fs::DirEntry| {
@@ -104,8 +121,7 @@ pub(super) fn empty(cgroup: &Path) {
         empty(&entry.path());
         let _ = fs::remove_dir(entry.path());
     }
-    // No file is made where the kernel has none.
-    if File::options().write(true).open(cgroup.join("cgroup.kill")).and_then(|mut kill| kill.write_all(b"1")).is_ok() {
+    if write(&cgroup.join("cgroup.kill"), "1").is_ok() {
         return;
     }
     let members = || {
@@ -120,8 +136,7 @@ pub(super) fn empty(cgroup: &Path) {
             let _ = pidfd_send_signal(&held, Signal::KILL);
         }
     }
-    let thaw = File::options().write(true).open(cgroup.join("freezer.state"));
-    let _ = thaw.and_then(|mut state| state.write_all(b"THAWED"));
+    let _ = write(&cgroup.join("freezer.state"), "THAWED");
 }
 
 /// Whether a directory's name is one of ours, of an owner that is no more, in this PID namespace.
@@ -130,8 +145,10 @@ fn is_orphan(name: &str) -> bool {
     let (Some(namespace), Some(pid)) = (parts.next(), parts.next().and_then(|pid| pid.parse::<u32>().ok())) else {
         return false;
     };
-    let (Ok(Some(own)), Ok(owner)) = (owner_prefix(std::process::id()), owner_prefix(pid)) else { return false };
-    own.starts_with(&format!("stockade-{namespace}-")) && owner.is_none_or(|prefix| !name.starts_with(&prefix))
+    let Ok(own) = owner_prefix(std::process::id()) else { return false };
+    // Of another start: the number was given again.
+    let is_another = || owner_prefix(pid).is_ok_and(|prefix| !name.starts_with(&prefix));
+    own.starts_with(&format!("stockade-{namespace}-")) && (is_gone(pid) || is_another())
 }
 
 /// Moves this process into a new leaf below its own cgroup (version 2), so that its own can give controllers to the
@@ -168,12 +185,25 @@ pub fn delegate_self() -> Result<(), Error> {
         _ => {}
     }
     let procs = leaf.join("cgroup.procs");
-    fs::write(&procs, "0").map_err(failed(&procs))
+    write(&procs, "0").map_err(failed(&procs))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_is_gone() {
+        assert!(!is_gone(std::process::id()) && is_gone(0) && is_gone(u32::MAX));
+        // It has ended, and waits to be reaped.
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        while !is_gone(child.id()) && std::time::Instant::now() < deadline {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        assert!(is_gone(child.id()));
+        child.wait().unwrap();
+    }
 
     #[test]
     fn an_owner_that_lives_is_no_orphan() {

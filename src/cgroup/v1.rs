@@ -10,12 +10,20 @@ use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
 
 use super::limits::{Controller, Limits, Setting};
-use super::{Accounts, entry, failed, number, page_size, sweep};
+use super::{Accounts, entry, failed, number, page_size, sweep, write};
 use crate::error::Error;
 use crate::support::Layer;
 
 /// Microseconds of a period of `cpu.cfs_quota_us`.
 pub(super) const PERIOD: u64 = 100_000;
+
+pub(super) fn no_weights() -> Error {
+    Error::Unsupported {
+        layer: Layer::Io,
+        reason: "no I/O scheduler with weights is built into this kernel, or loaded".into(),
+        remedy: "use a kernel with BFQ or io.cost, or leave io_weight() out".into(),
+    }
+}
 
 /// Where a weight for disks is written to. The root of the hierarchy has none, and gives one to those below it.
 fn weight_file(parent: &Path) -> Result<Option<&'static str>, Error> {
@@ -72,11 +80,7 @@ pub(super) fn settings(limits: &Limits, controller: Controller, parent: &Path) -
             }
             if let Some(weight) = limits.io_weight {
                 let Some(file) = weight_file(parent)? else {
-                    return Err(Error::Unsupported {
-                        layer: Layer::Io,
-                        reason: "no I/O scheduler with weights is built into this kernel".into(),
-                        remedy: "use a kernel with BFQ, or leave io_weight() out".into(),
-                    });
+                    return Err(no_weights());
                 };
                 // These take 10 to 1000.
                 all.push(set(file, weight.clamp(10, 1000).to_string()));
@@ -117,7 +121,7 @@ pub(super) fn inherit_cpuset(parent: &Path, path: &Path) -> Result<(), Error> {
         let from = parent.join(file);
         let value = fs::read_to_string(&from).map_err(failed(&from))?;
         let to = path.join(file);
-        fs::write(&to, value).map_err(failed(&to))?;
+        write(&to, value).map_err(failed(&to))?;
     }
     Ok(())
 }
@@ -134,7 +138,7 @@ pub(super) fn watch(path: &Path, file: &str, arguments: &str) -> io::Result<Opti
     let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
     let told = File::open(path.join(file)).and_then(|file| {
         let line = format!("{} {}{arguments}", event.as_raw_fd(), file.as_raw_fd());
-        fs::write(path.join("cgroup.event_control"), line)
+        write(&path.join("cgroup.event_control"), line)
     });
     match told {
         Ok(()) => Ok(Some(event)),

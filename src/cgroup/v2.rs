@@ -8,8 +8,8 @@ use std::time::Duration;
 use rustix::io::Errno;
 
 use super::limits::{Controller, Limits, Setting};
-use super::v1::{PERIOD, device_of, quota};
-use super::{Accounts, Pressure, entry, failed, number, page_size};
+use super::v1::{PERIOD, device_of, no_weights, quota};
+use super::{Accounts, Pressure, entry, failed, number, page_size, sweep, write};
 use crate::error::Error;
 
 /// Sees to it that children of this cgroup can be made, and have the controller.
@@ -37,7 +37,7 @@ pub(super) fn enable(parent: &Path, controller: Option<&str>) -> io::Result<()> 
         let reason = format!("the controller {controller} is not given to this cgroup");
         return Err(io::Error::new(io::ErrorKind::NotFound, reason));
     }
-    fs::write(parent.join("cgroup.subtree_control"), format!("+{controller}"))
+    write(&parent.join("cgroup.subtree_control"), format!("+{controller}"))
 }
 
 /// Gives all controllers that a cgroup has to those below it, and sees to it that a lack of memory of its own ends one of
@@ -56,11 +56,11 @@ pub(super) fn give_all(path: &Path) -> Result<(), Error> {
     }
     for name in &missing {
         // One that cannot be given is no loss to the others.
-        let _ = fs::write(path.join("cgroup.subtree_control"), format!("+{name}"));
+        let _ = write(&path.join("cgroup.subtree_control"), format!("+{name}"));
     }
     if missing.contains(&"memory") {
         let file = path.join("memory.oom.group");
-        fs::write(&file, "0").map_err(failed(&file))?;
+        write(&file, "0").map_err(failed(&file))?;
     }
     Ok(())
 }
@@ -71,7 +71,18 @@ pub(super) fn counts_perf_events() -> bool {
     controllers.lines().any(|line| line.starts_with("perf_event\t"))
 }
 
-pub(super) fn settings(limits: &Limits, controller: Controller) -> Result<Vec<Setting>, Error> {
+/// The files that a weight for disks is written to: of BFQ, and of io.cost. Which of them counts is each disk's scheduler's.
+fn weight_files(parent: &Path) -> Result<Vec<&'static str>, Error> {
+    let of = |directory: &Path| {
+        let is_there = |file: &&str| directory.join(file).exists();
+        ["io.bfq.weight", "io.weight"].into_iter().filter(is_there).collect::<Vec<_>>()
+    };
+    let found = of(parent);
+    // The root has none.
+    if found.is_empty() { sweep::attempt(parent, of).map_err(failed(parent)) } else { Ok(found) }
+}
+
+pub(super) fn settings(limits: &Limits, controller: Controller, parent: &Path) -> Result<Vec<Setting>, Error> {
     let set = Setting::new;
     let mut all = vec![];
     match controller {
@@ -104,7 +115,14 @@ pub(super) fn settings(limits: &Limits, controller: Controller) -> Result<Vec<Se
                 }
                 all.push(set("io.max", line));
             }
-            all.extend(limits.io_weight.map(|weight| set("io.weight", weight.to_string())));
+            if let Some(weight) = limits.io_weight {
+                let files = weight_files(parent)?;
+                if files.is_empty() {
+                    return Err(no_weights());
+                }
+                let most = |file: &str| if file == "io.bfq.weight" { 1000 } else { 10000 };
+                all.extend(files.into_iter().map(|file| set(file, weight.min(most(file)).to_string())));
+            }
         }
         Controller::Hugetlb => {
             for (size, bytes) in &limits.hugetlb {
