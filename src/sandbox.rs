@@ -41,6 +41,8 @@ use crate::support::{Layers, Report};
 /// environment but for `PATH`, a session of its own, default signal dispositions, umask 022.
 ///
 /// Without privilege (CAP_SYS_ADMIN), whatever needs it implies [`user_ns`](Sandbox::user_ns), and the [`Report`] says so.
+/// A limit of the tree implies [`mount_ns`](Sandbox::mount_ns) where the program could else write to the files of its own
+/// cgroup: see the guide's page on [cgroups](crate::guide::cgroups).
 #[derive(Debug, Clone)]
 #[must_use = "a policy does nothing until a command is run in it"]
 pub struct Sandbox {
