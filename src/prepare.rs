@@ -272,6 +272,12 @@ pub(crate) fn prepare(sandbox: &Sandbox) -> Result<Prepared, Error> {
     let joins = Packed::of(joins);
     let ids = sandbox.ids.compile(&host, user_ns)?;
     let time_offsets = sandbox.clocks.compile();
+    if joined(Namespaces::MOUNT) && user_ns {
+        // Its maps are written by names in /proc, and that would be whatever is mounted there.
+        let reason = "a user namespace cannot be made in a joined mount namespace, whose /proc nobody vouches for: join a user \
+                      namespace too";
+        return Err(Error::invalid("join_ns", reason));
+    }
     let mounts = compile_mounts(&settled, &ids)?;
     let chroot = match sandbox.root_directory() {
         Some(path) if !namespaces.contains(Namespaces::MOUNT) => Some(mount::source_of(path, Some(true))?),
@@ -635,6 +641,16 @@ fn compile_landlock(settled: &mut Settled<'_>) -> Result<landlock::Compiled, Err
         report.notes.push(
             "abstract unix sockets of the host are in reach: closing them takes net_ns(), or Landlock ABI 6".into(),
         );
+        if !settled.namespaces.contains(Namespaces::PID) {
+            report.notes.push(
+                "sockets of the host's processes of its uid are in reach (pidfd_getfd(2)): closing that takes pid_ns(), a \
+                 filter, or Landlock ABI 6"
+                    .into(),
+            );
+        }
+    }
+    if sandbox.landlock_mounts && abi.is_some() && !newer {
+        report.notes.push("abstract unix sockets and signals are not scoped: that takes Landlock ABI 6".into());
     }
     let compiled = landlock::compile(&all, abi, lenient)?;
     if compiled.rulesets.count() > 0 {
@@ -769,6 +785,12 @@ fn add_notes(settled: &mut Settled<'_>, ids: &idmap::Compiled, user_ns: bool) {
             "the caller's supplementary groups stay: dropping them needs CAP_SETGID, or a map of more than a single id",
         );
     }
+    for (setting, asked) in [("no_nested_user_ns", sandbox.no_nested), ("inotify_limit", sandbox.inotify.is_some())] {
+        if asked && !user_ns {
+            report.notes.push(format!("{setting}() is of a user namespace of the sandbox's own, and there is none"));
+        }
+    }
+    let mut note = |text: &str| report.notes.push(text.to_owned());
     if user_ns && sandbox.capabilities.contains(Capabilities::SYS_ADMIN) {
         note(
             "with CAP_SYS_ADMIN in the user namespace that owns the mounts, the program can undo them: make a read-only \

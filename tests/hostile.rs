@@ -103,6 +103,8 @@ fn nothing_escapes() {
     // Past the harness, which keeps what a passing test prints.
     std::io::stderr().write_all(text.as_bytes()).unwrap();
     assert!(tally.wrong.is_empty(), "{text}");
+    let least = if std::env::var_os("STOCKADE_HOSTILE").is_some() { 1 } else { 100 };
+    assert!(tally.tried + tally.open.len() >= least, "{text}");
 }
 
 fn run(lab: &Lab, pair: &Pair, tally: &Mutex<Tally>) {
@@ -123,7 +125,7 @@ fn run(lab: &Lab, pair: &Pair, tally: &Mutex<Tally>) {
         if let Some(open) = twins.inside.iter().find(|ran| matches!(ran, Ran::Succeeded(_))) {
             tally.open.push(format!("{}: open: {what}: {open:?}", pair.name));
         }
-    } else {
+    } else if !twins.inside.is_empty() {
         tally.tried += 1;
         let mut held = true;
         for inside in &twins.inside {

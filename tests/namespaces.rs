@@ -164,6 +164,29 @@ fn joining_is_checked() {
     refused(Sandbox::new().join_ns(Namespaces::NET, open("net")).net_ns());
     refused(Sandbox::new().join_ns(Namespaces::NET, open("net")).join_ns(Namespaces::NET, open("net")));
     refused(Sandbox::new().join_ns(Namespaces::NET, open("net")).join_ns(Namespaces::USER, open("user")));
+    // What is mounted at /proc there would get what is to be written to the kernel.
+    let wrong = refused(Sandbox::new().join_ns(Namespaces::MOUNT, open("mnt")).user_ns());
+    assert!(wrong.contains("/proc"), "{wrong}");
+}
+
+#[test]
+fn what_only_a_user_namespace_has_is_missed_without() {
+    const NAME: &str = "what_only_a_user_namespace_has_is_missed_without";
+    let lenient = Sandbox::new().no_nested_user_ns().inotify_limit(5).best_effort(Layers::USER_NS);
+    let report = lenient.prepare().unwrap().report().to_string();
+    let noted = ["no_nested_user_ns() is of", "inotify_limit() is of"].map(|note| report.contains(note));
+    if std::env::var("STOCKADE_ALONE").as_deref() == Ok(NAME) {
+        assert_eq!(noted, [true; 2], "{report}");
+        return;
+    }
+    assert_eq!(noted, [false; 2], "{report}");
+    // Where none can be made.
+    let again = common::again(NAME);
+    let mut command = std::process::Command::new("unshare");
+    let script = "echo 0 >/proc/sys/user/max_user_namespaces; exec \"$0\" \"$@\"";
+    command.args(["--user", "--map-root-user", "sh", "-c", script]).arg(again.get_program()).args(again.get_args());
+    let (passed, text) = common::passed(&command.env("STOCKADE_ALONE", NAME).output().unwrap());
+    assert!(passed, "{text}");
 }
 
 #[test]

@@ -15,6 +15,7 @@ const AF_UNIX: u64 = 1;
 const AF_INET: u64 = 2;
 const AF_INET6: u64 = 10;
 const AF_NETLINK: u64 = 16;
+const AF_ALG: u64 = 38;
 const AF_VSOCK: u64 = 40;
 const NETLINK_ROUTE: u64 = 0;
 const IPPROTO_UDP: u64 = 17;
@@ -104,7 +105,9 @@ mod names {
         "setdomainname", "sethostname", "settimeofday", "swapoff", "swapon", "syslog", "vhangup",
     ];
     /// The same, where programs ask whether the kernel has it and do without.
-    pub(super) const DISPENSABLE: &[&str] = &["memfd_secret", "modify_ldt", "remap_file_pages", "uretprobe", "vmsplice"];
+    pub(super) const DISPENSABLE: &[&str] =
+        // What the first of these takes is the whole machine's (fs.aio-max-nr).
+        &["io_setup", "memfd_secret", "modify_ldt", "remap_file_pages", "uretprobe", "vmsplice"];
     /// What runtimes try and can do without, for judges.
     pub(super) const FORBIDDEN: &[&str] = &[
         "capset", "chown", "fchown", "fchownat", "get_mempolicy", "ioprio_set", "lchown", "mbind", "mknod", "mknodat",
@@ -116,7 +119,7 @@ mod names {
         "fremovexattr", "fsetxattr", "lremovexattr", "lsetxattr", "removexattr", "removexattrat", "setxattr", "setxattrat",
     ];
     pub(super) const PROBED: &[&str] = &[
-        "cachestat", "io_setup", "landlock_add_rule", "landlock_create_ruleset", "landlock_restrict_self", "listmount",
+        "cachestat", "landlock_add_rule", "landlock_create_ruleset", "landlock_restrict_self", "listmount",
         "lsm_get_self_attr", "lsm_list_modules", "lsm_set_self_attr", "statmount",
     ];
     /// Of a program that computes: what libraries do at its start and end is in it.
@@ -129,8 +132,9 @@ mod names {
 }
 
 impl Filter {
-    /// What container engines allow by default to a container without capabilities (Docker's list, save for the keyrings):
-    /// most of what programs use, `ptrace(2)` included, but neither mounts nor namespaces nor what administers the machine.
+    /// What container engines allow by default to a container without capabilities (Docker's list of 2026): most of what
+    /// programs use, `ptrace(2)` included, but neither mounts nor namespaces nor keyrings nor what administers the machine, and
+    /// no sockets of `AF_ALG` and `AF_VSOCK`.
     /// The rest fails with EPERM, and calls that are newer than the list with ENOSYS, so that programs do without them.
     ///
     /// ```
@@ -147,13 +151,13 @@ impl Filter {
             .ordinary()
             .each(names::CONTAINER, &[], Action::Allow)
             .personality(EPERM)
-            .one("socket", [socket_argument(0).ne(AF_VSOCK)], Action::Allow)
+            .one("socket", [socket_argument(0).ne(AF_VSOCK), socket_argument(0).ne(AF_ALG)], Action::Allow)
             .newest_named()
     }
 
     /// The [default profile](Self::default_profile) without what judges and plugin hosts learned to refuse: other
     /// processes' memory (`ptrace`, `process_vm_*`, `pidfd_getfd`), keyrings, io_uring, bpf, perf, userfaultfd, files by
-    /// handle, typing into the terminal (`TIOCSTI`), and sockets other than Unix, IPv4, IPv6 (TCP, UDP, ICMP) and
+    /// handle, the kernel's asynchronous I/O, typing into the terminal (`TIOCSTI`), and sockets other than Unix, IPv4, IPv6 (TCP, UDP, ICMP) and
     /// `NETLINK_ROUTE`, by which libraries ask for addresses. Ordinary programs keep running: nothing is answered with more
     /// than an error.
     ///
@@ -170,8 +174,7 @@ impl Filter {
             .each(names::DISPENSABLE, &[], ENOSYS)
             .each(names::IO_URING, &[], ENOSYS)
             .terminal()
-            .each(&["socket"], &[], EAFNOSUPPORT)
-            .one("socket", [socket_argument(0).eq(AF_UNIX)], Action::Allow)
+            .unix_sockets()
             .one("socket", internet(AF_INET, socket_argument(2).le(IPPROTO_UDP)), Action::Allow)
             .one("socket", internet(AF_INET6, socket_argument(2).le(IPPROTO_UDP)), Action::Allow)
             .one("socket", internet(AF_INET6, socket_argument(2).eq(IPPROTO_ICMPV6)), Action::Allow)
@@ -206,8 +209,7 @@ impl Filter {
             .each(names::DISPENSABLE, &[], ENOSYS)
             .each(names::IO_URING, &[], ENOSYS)
             .each(names::PROBED, &[], ENOSYS)
-            .each(&["socket"], &[], EAFNOSUPPORT)
-            .one("socket", [socket_argument(0).eq(AF_UNIX)], Action::Allow)
+            .unix_sockets()
             .newest_named()
     }
 
@@ -262,6 +264,13 @@ impl Filter {
             // The kernel does not look at the upper half of clone's flags.
             .one("clone", [Condition::arg(0).low32().masked_eq(CLONE_NAMESPACES, 0)], Action::Allow)
             .each(&["clone3"], &[], ENOSYS)
+    }
+
+    /// No others, and no pairs of others.
+    fn unix_sockets(self) -> Self {
+        ["socket", "socketpair"].into_iter().fold(self, |filter, name| {
+            filter.each(&[name], &[], EAFNOSUPPORT).one(name, [socket_argument(0).eq(AF_UNIX)], Action::Allow)
+        })
     }
 
     fn terminal(self) -> Self {

@@ -396,7 +396,8 @@ fn sockets() {
         ([16, 3, 0], [ALLOW, ALLOW, EAFNOSUPPORT]),
         ([16, 3, 12], [ALLOW, EAFNOSUPPORT, EAFNOSUPPORT]),
         ([17, 3, 0], [ALLOW, EAFNOSUPPORT, EAFNOSUPPORT]),
-        ([38, 5, 0], [ALLOW, EAFNOSUPPORT, EAFNOSUPPORT]),
+        ([38, 5, 0], [EPERM, EAFNOSUPPORT, EAFNOSUPPORT]),
+        ([39, 1, 0], [ALLOW, EAFNOSUPPORT, EAFNOSUPPORT]),
         ([40, 1, 0], [EPERM, EAFNOSUPPORT, EAFNOSUPPORT]),
     ] {
         let [domain, kind, protocol] = arguments;
@@ -406,8 +407,13 @@ fn sockets() {
             assert_eq!(found, answers, "{arguments:?}");
         }
     }
-    assert_eq!(ask(&closed, "socketpair", first(1)), ALLOW);
-    assert_eq!(ask(&closed, "socketpair", first(2)), EAFNOSUPPORT);
+    for filter in [&hardened, &closed, &Filter::judge()] {
+        assert_eq!(ask(filter, "socketpair", first(1)), ALLOW);
+        for family in [2, 10, 16, 30, 30 | 1 << 32] {
+            assert_eq!(ask(filter, "socketpair", first(family)), EAFNOSUPPORT, "{family}");
+        }
+        assert_eq!(ask(filter, "io_setup", [0; 6]), ENOSYS);
+    }
     for filter in [&hardened, &closed, &Filter::no_network(), &Filter::judge()] {
         assert_eq!(ask(filter, "io_uring_setup", [0; 6]), ENOSYS);
     }

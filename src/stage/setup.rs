@@ -439,8 +439,9 @@ fn fill_device_directory(entry: &Mount<'static>, dev: Fd, host: Option<Fd>) -> s
     sys::mkdirat(dev, c"shm", 0o1777)?;
     sys::umask(0o022);
 
-    let all = [(c"ptmxmode", Some(c"0666")), (c"mode", Some(c"0620")), (c"gid", Some(c"5"))];
-    let options = if entry.flags & mount::TTY_GROUP != 0 { &all[..] } else { &all[..2] };
+    // The machine has so many in all (kernel.pty.max).
+    let all = [(c"max", Some(c"64")), (c"ptmxmode", Some(c"0666")), (c"mode", Some(c"0620")), (c"gid", Some(c"5"))];
+    let options = if entry.flags & mount::TTY_GROUP != 0 { &all[..] } else { &all[..3] };
     let devpts = sys::new_mount(c"devpts", options, sys::MOUNT_NO_SUID | sys::MOUNT_NO_EXEC)?;
     put(dev, c"pts", devpts)?;
     let (mut size, mut files) = (Number::default(), Number::default());

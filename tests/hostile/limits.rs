@@ -21,6 +21,11 @@ pub fn pairs() -> Vec<Pair> {
         Pair::new("dev-shm-size", dev_shm_size),
         Pair::new("inodes", inodes),
         Pair::new("pipes", pipes).root_shows(),
+        // Of which the machine has a few thousand.
+        Pair::new("many-terminals", |lab| Twins {
+            inside: vec![lab.inside(&lab.hardened(), &["many-terminals", "100"])],
+            control: lab.outside(&["many-terminals", "100"]),
+        }),
         Pair::new("memory", memory),
         Pair::new("address-space", address_space),
         Pair::new("file-size", file_size),

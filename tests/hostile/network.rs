@@ -22,7 +22,8 @@ pub fn pairs() -> Vec<Pair> {
                 control: lab.control(Control::NoFilter, &attempt),
             }
         }),
-        Pair::filtered("odd-families", Control::Host).root_shows(),
+        Pair::filtered("odd-families", Control::NoFilter),
+        Pair::filtered("odd-pairs", Control::NoFilter),
         Pair::new("loopback", |lab| service(lab, "connect")),
         Pair::new("proc-net", |lab| service(lab, "proc-net")),
         Pair::new("loopback-udp", datagrams),

@@ -119,6 +119,12 @@ ATTACK(pipes, "pipes") { /* N */
     return SUCCEEDED;
 }
 
+ATTACK(many_terminals, "many-terminals") { /* N */
+    for (int i = 0; i < atoi(argv[0]); i++)
+        if (open("/dev/ptmx", O_RDWR | O_NOCTTY) < 0) return i == 0 ? worked(-1, "ptmx") : REFUSED;
+    return SUCCEEDED;
+}
+
 ATTACK(memory, "memory") { /* MEGABYTES */
     for (int i = 0; i < atoi(argv[0]); i++) {
         char *block = mmap(NULL, 1 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);

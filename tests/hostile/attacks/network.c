@@ -21,6 +21,14 @@ ATTACK(families, "odd-families") {
     return result;
 }
 
+/* Two of a family that is no use: for most, the kernel makes both before it says that they cannot be a pair. */
+ATTACK(pairs, "odd-pairs") {
+    int fds[2];
+    if (socketpair(AF_INET, SOCK_STREAM, 0, fds) == 0) return SUCCEEDED;
+    fprintf(stderr, "socketpair: %s\n", strerror(errno));
+    return errno == EOPNOTSUPP ? SUCCEEDED : REFUSED;
+}
+
 ATTACK(loopback, "connect") { /* PORT */
     struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons((uint16_t)atoi(argv[0]))};
     to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
