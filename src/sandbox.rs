@@ -154,8 +154,10 @@ impl Sandbox {
     /// - 256 tasks (a cgroup's, else `RLIMIT_NPROC` in its user namespace), 1024 descriptors, files of 256 MiB, 16 inotify
     ///   instances, no core dumps.
     ///
-    /// What it leaves open: two sandboxes see each other's locks on files of `/usr`, which they share (an overlay as the root has
-    /// files of its own); rootless, a file that is handed over belongs to the program's user, who may change its mode. POSIX
+    /// What it leaves open: two sandboxes see each other's locks on files of `/usr`, which they share, and can be told when such a
+    /// file is opened (inotify(7)); an overlay as the root has files of its own. As root all sandboxes have the same ids, of which
+    /// the kernel counts some things together, such as pages of pipes: give each a map of its own
+    /// ([`uid_map`](Sandbox::uid_map)) where one must not use up what another needs. Rootless, a file that is handed over belongs to the program's user, who may change its mode. POSIX
     /// message queues are refused by Landlock, which knows no path to them.
     ///
     /// It has no limits of memory or time, since there is no size that fits all: see

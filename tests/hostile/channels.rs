@@ -27,6 +27,10 @@ pub fn pairs() -> Vec<Pair> {
         })
         .undecided("a read lock on a file that both see read-only is seen by the other (F_GETLK, flock)"),
     );
+    pairs.push(
+        Pair::new("watched-programs", |lab| across(lab, "watched-put", "watched-get", ""))
+            .undecided("that a file which both see is opened is told to the other (inotify)"),
+    );
     pairs.push(Pair::new("terminals", terminals));
     pairs
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use stockade::Sandbox;
 
 use crate::common;
-use crate::lab::{Control, Lab, Pair, Twins};
+use crate::lab::{Control, Lab, Pair, Ran, Twins};
 
 pub fn pairs() -> Vec<Pair> {
     vec![
@@ -22,7 +22,7 @@ pub fn pairs() -> Vec<Pair> {
                 control: lab.control(Control::NoFilter, &attempt),
             }
         }),
-        Pair::filtered("odd-families", Control::NoFilter),
+        Pair::new("odd-families", odd_families).root_shows(),
         Pair::filtered("odd-pairs", Control::NoFilter),
         Pair::new("loopback", |lab| service(lab, "connect")),
         Pair::new("proc-net", |lab| service(lab, "proc-net")),
@@ -42,6 +42,17 @@ pub fn pairs() -> Vec<Pair> {
             (vec!["abstract-get".into(), name], Some(listener))
         }),
     ]
+}
+
+fn odd_families(lab: &Lab) -> Twins {
+    let attempt = ["odd-families"];
+    let inside = vec![lab.inside(&lab.hardened(), &attempt)];
+    // Where all that the kernel has take a capability, only the host can show it.
+    let control = match lab.control(Control::NoFilter, &attempt) {
+        Ran::Refused(_) => lab.control(Control::Host, &attempt),
+        shown => shown,
+    };
+    Twins { inside, control }
 }
 
 /// Nothing but the filter that stands in for a network namespace.

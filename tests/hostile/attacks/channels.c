@@ -110,6 +110,22 @@ ATTACK(shared_lock_get, "shared-lock-get") { /* a number */
     return range.l_type != F_UNLCK ? SUCCEEDED : REFUSED;
 }
 
+/* One opens a file of the host's again and again; the other watches it. */
+ATTACK(watched_put, "watched-put") {
+    if (fork() == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        for (;; usleep(20000)) close(open("/usr/bin/tac", O_RDONLY));
+    }
+    hold();
+    return REFUSED;
+}
+ATTACK(watched_get, "watched-get") {
+    int watches = inotify_init1(IN_CLOEXEC);
+    if (watches < 0 || inotify_add_watch(watches, "/usr/bin/tac", IN_OPEN) < 0) return worked(-1, "inotify");
+    struct pollfd input = {.fd = watches, .events = POLLIN};
+    return poll(&input, 1, 2000) > 0 ? SUCCEEDED : REFUSED;
+}
+
 /* A name of a terminal of one in the other's /dev/pts. */
 ATTACK(pty_put, "pty-put") {
     int fd = open("/dev/ptmx", O_RDWR | O_NOCTTY), zero = 0;
