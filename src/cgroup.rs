@@ -239,6 +239,7 @@ impl Cgroup {
     fn child(&self) -> Result<Self, Error> {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let name = format!("run-{}", COUNT.fetch_add(1, Ordering::Relaxed));
+        remove_left();
         let mut child = Self::empty(false);
         for directory in &self.directories {
             if directory.v2 {
@@ -262,6 +263,11 @@ impl Cgroup {
         child.change(own)?;
         child.cpu_time = policy.is_some_and(|compiled| compiled.cpu_time.is_some());
         Ok(child)
+    }
+
+    /// Nothing but what this program made is in it.
+    pub(crate) fn is_own(&self) -> bool {
+        self.directories.iter().any(|directory| !directory.shared)
     }
 
     fn has(&self, controller: Controller) -> bool {

@@ -565,7 +565,8 @@ impl Child {
     /// ([`freezer`](crate::Sandbox::freezer)), since a program that forks fast enough could escape, unless
     /// [`best_effort`](crate::Sandbox::best_effort) accepts that by [`Layers::TREE_KILL`](crate::Layers::TREE_KILL).
     pub fn kill(&self) -> Result<(), Error> {
-        if !self.alone && lock(&self.cgroup).is_none() && !self.prepared.inner.tree_kill_named {
+        let is_found = lock(&self.cgroup).as_ref().is_some_and(Cgroup::is_own);
+        if !self.alone && !is_found && !self.prepared.inner.tree_kill_named {
             return Err(Error::Unsupported {
                 layer: Layer::TreeKill,
                 reason: "in a container, what came of one program is found by its cgroup, and this one has none".into(),

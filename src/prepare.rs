@@ -544,19 +544,25 @@ impl Settled<'_> {
     /// Who owns a cgroup could lift its limits, where its files are seen: they are made read-only there.
     fn cover_cgroups(&mut self) {
         let (sandbox, host) = (self.sandbox, &self.host);
+        let joins = |kind| sandbox.joins.iter().any(|join| join.kind == kind);
         let capable = !(sandbox.capabilities | sandbox.ambient).is_empty();
-        if !sandbox.ids.may_be_caller(host, self.namespaces.contains(Namespaces::USER)) && !capable {
+        let own_user = self.namespaces.contains(Namespaces::USER);
+        // What a joined user namespace maps is not known here.
+        let may_own = sandbox.ids.may_be_caller(host, own_user) || joins(Namespaces::USER);
+        if !may_own && !capable {
             return;
         }
-        let covered = mount::cover(sandbox.root.as_ref(), &self.operations, &cgroup::locate::seen());
-        if covered.len() == self.operations.len() {
+        let (places, root) = (cgroup::locate::seen(), sandbox.root.as_ref());
+        let covered = mount::cover(root, &self.operations, &places);
+        let covers = covered.len() - self.operations.len();
+        if covers == 0 {
             return;
         }
         if !self.namespaces.contains(Namespaces::MOUNT) {
-            let joins = |kind| sandbox.joins.iter().any(|join| join.kind == kind);
-            let privileged = host.caps.contains(Capabilities::SYS_ADMIN) || self.namespaces.contains(Namespaces::USER);
-            if joins(Namespaces::MOUNT) || !(privileged || sandbox.joins.is_empty()) || self.is_missing(Layer::MountNs)
-            {
+            let privileged = host.caps.contains(Capabilities::SYS_ADMIN) || own_user;
+            // In a user namespace of its own root has another user; and it may be that none can be made.
+            let rootless = sandbox.joins.is_empty() && host.uid != 0 && support::probe(Layer::MountNs).is_ok();
+            if joins(Namespaces::MOUNT) || sandbox.best_effort.contains(Layers::MOUNT_NS) || !(privileged || rootless) {
                 self.report.notes.push(
                     "the program may write to its cgroups' files, and so lift its limits, since it has no mount namespace \
                      of its own in which they are read-only"
@@ -569,6 +575,9 @@ impl Settled<'_> {
                 .notes
                 .push("mount_ns() is implied, in which the program cannot write to its cgroups' files".into());
             self.imply_user_ns();
+        }
+        if covers > mount::cover(root, &[], &places).len() {
+            self.report.notes.push("cgroup file systems in what is bound are read-only, since there are limits".into());
         }
         self.operations = covered;
     }

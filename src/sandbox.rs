@@ -646,8 +646,8 @@ impl Sandbox {
         self.operation(Operation::Proc { target: target.as_ref().to_owned() }).pid_ns()
     }
 
-    /// A private, read-only directory of devices: null, zero, full, random, urandom, tty, ptmx; a devpts and a writable `shm` of
-    /// its own, 64 MiB; the links fd, stdin, stdout, stderr. Implies `mount_ns`.
+    /// A private, read-only directory of devices: null, zero, full, random, urandom, tty, ptmx; a devpts, for up to 64 terminals at
+    /// once, and a writable `shm` of its own, 64 MiB; the links fd, stdin, stdout, stderr. Implies `mount_ns`.
     ///
     /// ```
     /// # use stockade::Sandbox;

@@ -13,7 +13,7 @@ use std::os::fd::AsFd as _;
 use common::{alone, directory, is_root, says, sh, works};
 use stockade::{
     Capabilities, CgroupParent, Child, DeviceAccess, DeviceKind, DeviceRule, DeviceRules, Error, EventKind, IoLimit,
-    KilledBy, Layer, Layers, Limit, Rootfs, Sandbox, Stdio, Support, Verdict, cgroup,
+    KilledBy, Layer, Layers, Limit, Rootfs, Sandbox, Stdio, Support, Usage, Verdict, cgroup,
 };
 
 const MIB: u64 = 1 << 20;
@@ -249,13 +249,16 @@ fn bandwidth_of_cpu() {
             (share, usage)
         };
         let (mut share, mut usage) = run();
-        // Within 5 %; a machine that is busy with other things may give it less.
+        // Within 5 %, unless the machine is busy with other things: then it waits for them, and not for its quota.
+        let is_it = |share: f64, usage: &Usage| {
+            cores <= 0.1 || usage.throttled.unwrap() < Duration::from_millis(950) || (0.475..=0.525).contains(&share)
+        };
         for _ in 0..2 {
-            if cores > 0.1 && !(0.475..=0.525).contains(&share) {
+            if !is_it(share, &usage) {
                 (share, usage) = run();
             }
         }
-        assert!(common::is_slow() || cores <= 0.1 || (0.475..=0.525).contains(&share), "{share}");
+        assert!(common::is_slow() || is_it(share, &usage), "{share} {usage:?}");
         // A machine that is busy with other things may not even give it half a CPU: then that limit is not seen.
         assert!(cores > 0.1 || usage.throttled.unwrap() > Duration::from_millis(100), "{usage:?}");
     }
@@ -432,6 +435,26 @@ fn what_it_is_limited_to_is_out_of_its_reach() {
     let own = path_of(&child, "pids.max").unwrap();
     fs::write(own.join("pids.max"), "1000").unwrap();
     assert_eq!(file_of(&child, "pids.max").unwrap(), "1000");
+    // Who stands there already is not below the cover.
+    let place = format!("{}/..", own.display());
+    let within = format!("cd {place} && exec \"$0\" \"$@\"");
+    if std::env::var_os("STOCKADE_ALONE").is_none() {
+        let again = common::again("what_it_is_limited_to_is_out_of_its_reach");
+        let mut command = std::process::Command::new("sh");
+        command
+            .args(["-c", &within])
+            .arg(again.get_program())
+            .args(again.get_args())
+            .stdin(std::process::Stdio::null());
+        let (passed, text) = common::passed(
+            &command.env("STOCKADE_ALONE", "what_it_is_limited_to_is_out_of_its_reach").output().unwrap(),
+        );
+        assert!(passed, "{text}");
+    } else {
+        let there = "[ -e cgroup.procs ] && echo found; mkdir own 2>/dev/null && echo made; echo $$ 2>/dev/null >cgroup.procs \
+                     && echo left; true";
+        assert_eq!(says(&limited, there), "found");
+    }
     // Where it cannot be kept from it, the report says so.
     let report = limited.prepare().unwrap().report().to_string();
     assert!(report.contains("cannot write to its cgroups' files"), "{report}");
@@ -1433,7 +1456,7 @@ fn a_parent_that_is_removed_at_the_same_time() {
         over.store(true, std::sync::atomic::Ordering::Relaxed);
     });
     println!("{good} runs, {bad} errors");
-    assert!(good > 0 && bad > 0);
+    assert!(common::is_slow() || (good > 0 && bad > 0));
     let _ = fs::create_dir(&parent);
     assert_eq!(inside(&parent), 0);
     fs::remove_dir(&parent).unwrap();

@@ -196,6 +196,10 @@ impl Cgroup {
         }
         for controller in limits.controllers() {
             let Some(directory) = self.directories.iter().find(|directory| directory.has(controller)) else { continue };
+            if directory.shared {
+                let reason = "on version 1 the programs of a container share its limit of a disk: change that";
+                return Err(Error::invalid("io_limit", reason));
+            }
             let path = &directory.path;
             let settings = limits.settings(controller, path, directory.v2)?;
             let before: Vec<_> = match controller {

@@ -1107,9 +1107,9 @@ pub fn chroot(path: &CStr) -> Result<()> {
 pub fn reenter_directory() -> Result<()> {
     let mut path = [0u8; 4096];
     call!(nr::GETCWD, path.as_mut_ptr() as usize, path.len())?;
-    match CStr::from_bytes_until_nul(&path) {
-        Ok(path) if chdir(path).is_ok() => Ok(()),
-        _ => chdir(c"/"),
+    match chdir(CStr::from_bytes_until_nul(&path).unwrap_or(c"/")) {
+        Err(Errno::NOENT | Errno::ACCES) => chdir(c"/"),
+        done => done,
     }
 }
 /// Whether the current directory is below the root; the kernel says `(unreachable)` otherwise.
