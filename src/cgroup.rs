@@ -73,6 +73,10 @@ impl Directory {
     }
 
     fn accounts(&self, read: &dyn Fn(&'static str) -> Option<String>, accounts: &mut Accounts) {
+        // What another's counts is not this one's.
+        if self.shared {
+            return;
+        }
         let read_all = if self.v2 { v2::accounts } else { v1::accounts };
         read_all(read, &self.controllers, accounts);
     }
@@ -319,7 +323,7 @@ impl Cgroup {
     /// Of what still runs, or of what has ended and uses nothing any more.
     pub(crate) fn accounts(&self, live: bool) -> Accounts {
         let mut accounts = Accounts::default();
-        for (index, directory) in self.directories.iter().enumerate().filter(|(_, directory)| !directory.shared) {
+        for (index, directory) in self.directories.iter().enumerate() {
             let open = |name| self.open.iter().find(|(of, file, _)| (*of, *file) == (index, name));
             let read = |name: &'static str| match open(name) {
                 Some((_, _, file)) => text(file),
@@ -340,7 +344,7 @@ impl Cgroup {
 
     /// Opens the files that the accounts will be read from, where that is not on anybody's way.
     pub(crate) fn open_accounts(&mut self) {
-        for (index, directory) in self.directories.iter().enumerate().filter(|(_, directory)| !directory.shared) {
+        for (index, directory) in self.directories.iter().enumerate() {
             let open = RefCell::new(vec![]);
             let read = |name: &'static str| {
                 open.borrow_mut().extend(File::open(directory.path.join(name)).map(|file| (index, name, file)));

@@ -22,8 +22,7 @@ impl Hierarchy {
     pub(crate) fn same_place(&self, path: &Path, all: &[Hierarchy]) -> Option<PathBuf> {
         let below = all.iter().filter_map(|hierarchy| path.strip_prefix(&hierarchy.mount).ok());
         let below = below.min_by_key(|below| below.as_os_str().len())?;
-        let is_below = below.components().all(|part| matches!(part, std::path::Component::Normal(_)));
-        is_below.then(|| if below.as_os_str().is_empty() { self.mount.clone() } else { self.mount.join(below) })
+        join(&self.mount, below)
     }
 
     /// Whether a controller is bound to this hierarchy of version 1.
@@ -49,12 +48,8 @@ pub(crate) fn seen() -> Vec<PathBuf> {
 
 fn seen_in(mountinfo: &str) -> Vec<PathBuf> {
     const USUAL: &str = "/sys/fs/cgroup";
-    let is_cgroup = |right: &str| right.starts_with("cgroup ") || right.starts_with("cgroup2 ");
-    let mounts = mountinfo.lines().filter_map(|line| {
-        let (left, _) = line.split_once(" - ").filter(|(_, right)| is_cgroup(right))?;
-        left.split(' ').nth(4).map(|mount| PathBuf::from(unescape(mount)))
-    });
-    let mut all: Vec<_> = mounts.map(|path| if path.starts_with(USUAL) { USUAL.into() } else { path }).collect();
+    let paths = mounts(mountinfo).map(|(_, mount, _)| mount);
+    let mut all: Vec<_> = paths.map(|path| if path.starts_with(USUAL) { USUAL.into() } else { path }).collect();
     all.sort();
     all.dedup();
     all
@@ -63,18 +58,10 @@ fn seen_in(mountinfo: &str) -> Vec<PathBuf> {
 /// From the contents of mountinfo (proc(5)) and of `/proc/PID/cgroup` (cgroups(7)).
 pub(crate) fn parse(mountinfo: &str, cgroup: &str) -> Vec<Hierarchy> {
     let mut found: Vec<Hierarchy> = vec![];
-    for line in mountinfo.lines() {
-        let Some((left, right)) = line.split_once(" - ") else { continue };
-        let mut left = left.split(' ').skip(3);
-        let (Some(root), Some(mount)) = (left.next(), left.next()) else { continue };
-        let mut right = right.split(' ');
-        let (Some(kind), Some(options)) = (right.next(), right.nth(1)) else { continue };
-        let (root, mount) = (unescape(root), PathBuf::from(unescape(mount)));
-        let controllers = match kind {
-            "cgroup2" => None,
-            "cgroup" => Some(options.split(',').filter(|option| !is_option(option)).map(str::to_owned).collect()),
-            _ => continue,
-        };
+    for (root, mount, options) in mounts(mountinfo) {
+        let controllers = options.map(|options| {
+            options.split(',').filter(|option| !is_option(option)).map(str::to_owned).collect::<Vec<_>>()
+        });
         // The first mount of a hierarchy counts; it may be bound elsewhere again.
         if found.iter().any(|other| other.controllers == controllers) {
             continue;
@@ -84,6 +71,23 @@ pub(crate) fn parse(mountinfo: &str, cgroup: &str) -> Vec<Hierarchy> {
         found.push(Hierarchy { mount, own, controllers });
     }
     found
+}
+
+/// All mounts of cgroup file systems: what of it is shown, where, and on version 1 with which options.
+fn mounts(mountinfo: &str) -> impl Iterator<Item = (String, PathBuf, Option<&str>)> {
+    mountinfo.lines().filter_map(|line| {
+        let (left, right) = line.split_once(" - ")?;
+        let mut left = left.split(' ').skip(3);
+        let (root, mount) = (left.next()?, left.next()?);
+        let mut right = right.split(' ');
+        let (kind, options) = (right.next()?, right.nth(1)?);
+        let options = match kind {
+            "cgroup2" => None,
+            "cgroup" => Some(options),
+            _ => return None,
+        };
+        Some((unescape(root), unescape(mount).into(), options))
+    })
 }
 
 /// Options of a version 1 mount that are no controllers.
@@ -109,11 +113,14 @@ fn own_path(cgroup: &str, controllers: Option<&[String]>) -> Option<String> {
 /// its top it is then.
 fn place(mount: &Path, root: &str, own: Option<&str>) -> PathBuf {
     let below = own.and_then(|own| Path::new(own).strip_prefix(root).ok()).unwrap_or(Path::new(""));
-    if !below.components().all(|part| matches!(part, std::path::Component::Normal(_))) {
-        return mount.to_owned();
-    }
+    join(mount, below).unwrap_or_else(|| mount.to_owned())
+}
+
+/// What is below a mount; none of what may lead out of it.
+fn join(mount: &Path, below: &Path) -> Option<PathBuf> {
+    let is_below = below.components().all(|part| matches!(part, std::path::Component::Normal(_)));
     // `join("")` would leave a slash at the end.
-    if below.as_os_str().is_empty() { mount.to_owned() } else { mount.join(below) }
+    is_below.then(|| if below.as_os_str().is_empty() { mount.to_owned() } else { mount.join(below) })
 }
 
 /// mountinfo writes space, tab, newline and backslash as octal.

@@ -17,22 +17,22 @@ use crate::support::Layer;
 /// Microseconds of a period of `cpu.cfs_quota_us`.
 pub(super) const PERIOD: u64 = 100_000;
 
-pub(super) fn no_weights() -> Error {
-    Error::Unsupported {
-        layer: Layer::Io,
-        reason: "no I/O scheduler with weights is built into this kernel, or loaded".into(),
-        remedy: "use a kernel with BFQ or io.cost, or leave io_weight() out".into(),
+/// Those of these files that a weight for disks can be written to. The root of a hierarchy has none, and gives them to those
+/// below it.
+pub(super) fn weight_files(parent: &Path, names: [&'static str; 2]) -> Result<Vec<&'static str>, Error> {
+    let of = |directory: &Path| names.into_iter().filter(|file| directory.join(file).exists()).collect::<Vec<_>>();
+    let mut found = of(parent);
+    if found.is_empty() {
+        found = sweep::attempt(parent, of).map_err(failed(parent))?;
     }
-}
-
-/// Where a weight for disks is written to. The root of the hierarchy has none, and gives one to those below it.
-fn weight_file(parent: &Path) -> Result<Option<&'static str>, Error> {
-    let of =
-        |directory: &Path| ["blkio.bfq.weight", "blkio.weight"].into_iter().find(|file| directory.join(file).exists());
-    match of(parent) {
-        None => sweep::attempt(parent, of).map_err(failed(parent)),
-        found => Ok(found),
+    if found.is_empty() {
+        return Err(Error::Unsupported {
+            layer: Layer::Io,
+            reason: "no I/O scheduler with weights is built into this kernel, or loaded".into(),
+            remedy: "use a kernel with BFQ or io.cost, or leave io_weight() out".into(),
+        });
     }
+    Ok(found)
 }
 
 pub(super) fn settings(limits: &Limits, controller: Controller, parent: &Path) -> Result<Vec<Setting>, Error> {
@@ -79,11 +79,9 @@ pub(super) fn settings(limits: &Limits, controller: Controller, parent: &Path) -
                 }
             }
             if let Some(weight) = limits.io_weight {
-                let Some(file) = weight_file(parent)? else {
-                    return Err(no_weights());
-                };
+                let files = weight_files(parent, ["blkio.bfq.weight", "blkio.weight"])?;
                 // These take 10 to 1000.
-                all.push(set(file, weight.clamp(10, 1000).to_string()));
+                all.extend(files.first().map(|file| set(file, weight.clamp(10, 1000).to_string())));
             }
         }
         Controller::Hugetlb => {

@@ -8,8 +8,8 @@ use std::time::Duration;
 use rustix::io::Errno;
 
 use super::limits::{Controller, Limits, Setting};
-use super::v1::{PERIOD, device_of, no_weights, quota};
-use super::{Accounts, Pressure, entry, failed, number, page_size, sweep, write};
+use super::v1::{PERIOD, device_of, quota, weight_files};
+use super::{Accounts, Pressure, entry, failed, number, page_size, write};
 use crate::error::Error;
 
 /// Sees to it that children of this cgroup can be made, and have the controller.
@@ -71,17 +71,6 @@ pub(super) fn counts_perf_events() -> bool {
     controllers.lines().any(|line| line.starts_with("perf_event\t"))
 }
 
-/// The files that a weight for disks is written to: of BFQ, and of io.cost. Which of them counts is each disk's scheduler's.
-fn weight_files(parent: &Path) -> Result<Vec<&'static str>, Error> {
-    let of = |directory: &Path| {
-        let is_there = |file: &&str| directory.join(file).exists();
-        ["io.bfq.weight", "io.weight"].into_iter().filter(is_there).collect::<Vec<_>>()
-    };
-    let found = of(parent);
-    // The root has none.
-    if found.is_empty() { sweep::attempt(parent, of).map_err(failed(parent)) } else { Ok(found) }
-}
-
 pub(super) fn settings(limits: &Limits, controller: Controller, parent: &Path) -> Result<Vec<Setting>, Error> {
     let set = Setting::new;
     let mut all = vec![];
@@ -116,10 +105,8 @@ pub(super) fn settings(limits: &Limits, controller: Controller, parent: &Path) -
                 all.push(set("io.max", line));
             }
             if let Some(weight) = limits.io_weight {
-                let files = weight_files(parent)?;
-                if files.is_empty() {
-                    return Err(no_weights());
-                }
+                // Of BFQ, and of io.cost: which of them counts is each disk's scheduler's.
+                let files = weight_files(parent, ["io.bfq.weight", "io.weight"])?;
                 let most = |file: &str| if file == "io.bfq.weight" { 1000 } else { 10000 };
                 all.extend(files.into_iter().map(|file| set(file, weight.min(most(file)).to_string())));
             }
